@@ -1,0 +1,25 @@
+//! The types both sides of the kernel boundary share: what a map holds, byte for byte.
+//! Knows nothing of parsing, names or AWS. Every type is `repr(C)`, integers only, with its
+//! layout asserted in [`layout`].
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod flow;
+pub mod interface;
+mod layout;
+
+/// Version of everything below. It is part of any path under which maps are kept.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Direction of a packet relative to the interface it was counted on.
+pub const INGRESS: u8 = 0;
+/// See [`INGRESS`].
+pub const EGRESS: u8 = 1;
+
+/// Words of the one-element control array, written by user space only.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Control {
+    /// Low 32 bits: epoch number. High 32 bits: hash shift. One word, so that a program never sees half a change.
+    pub epoch_and_shift: u64,
+}

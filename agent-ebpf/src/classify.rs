@@ -1,0 +1,193 @@
+//! One packet: parse, measure, count. The fast path reads the linear area directly and takes whole IPv4 and IPv6
+//! packets without extension headers, VLAN tags in the data or segmentation; the slow path takes all others.
+#![allow(unsafe_code)]
+use crate::count::{self, Sample};
+use crate::maps::{CONTROL, FRAGMENTS, FragmentKey};
+use crate::reader::{Copying, Direct};
+use agent_common::{Control, EGRESS};
+use agent_common::interface::Cause;
+use agent_ebpf_parse::packet::Packet;
+use agent_ebpf_parse::parse::{self, Fragment, Network, Transport};
+use agent_ebpf_parse::size::{self, Gso};
+use aya_ebpf::bindings::__sk_buff;
+
+/// Where the network header is looked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    Ethernet = 0,
+    None = 1,
+}
+
+#[inline(always)]
+fn network<P: Packet>(packet: &P, link: Link) -> Result<Network, Cause> {
+    match link {
+        Link::Ethernet => parse::ethernet(packet),
+        Link::None => parse::bare(packet),
+    }
+}
+
+#[inline(always)]
+fn epoch() -> u32 {
+    match CONTROL.get_ptr(0) {
+        // SAFETY: a live map value; volatile because user space writes it. One word, so never torn.
+        Some(control) => unsafe { core::ptr::read_volatile(&raw const (*control).epoch_and_shift) as u32 },
+        // The array has one element; the verifier wants this branch.
+        None => 0,
+    }
+}
+
+#[inline(always)]
+fn sample(skb: *mut __sk_buff, direction: u8, transport: &Transport) -> Sample {
+    Sample {
+        epoch: epoch(),
+        // SAFETY: context field, checked by the verifier.
+        ifindex: unsafe { (*skb).ifindex },
+        direction,
+        protocol: transport.protocol,
+        flags: transport.flags,
+        ports: transport.ports,
+        packets: 1,
+        bytes: u64::from(transport.ip_len),
+    }
+}
+
+/// Counts the packet. Never fails and never changes it.
+#[inline(always)]
+pub fn classify(skb: *mut __sk_buff, direction: u8, link: Link) {
+    if fast(skb, direction, link).is_none() {
+        slow(skb, u32::from(direction), link as u32);
+    }
+}
+
+#[inline(always)]
+fn fast(skb: *mut __sk_buff, direction: u8, link: Link) -> Option<()> {
+    // SAFETY: context field, checked by the verifier.
+    if unsafe { (*skb).gso_size } != 0 {
+        return None;
+    }
+    let packet = Direct::new(skb);
+    match network(&packet, link).ok()? {
+        Network::V4(l3) => {
+            let ip = parse::ipv4(&packet, l3, false).ok()?;
+            if ip.transport.fragment != Fragment::Whole {
+                return None;
+            }
+            let sample = sample(skb, direction, &ip.transport);
+            count::seen(&sample);
+            count::flow4(ip.addresses, &sample);
+        }
+        Network::V6(l3) => {
+            let ip = parse::ipv6(&packet, l3, false).ok()?;
+            let sample = sample(skb, direction, &ip.transport);
+            count::seen(&sample);
+            count::flow6(&ip.src, &ip.dst, &sample);
+        }
+    }
+    Some(())
+}
+
+#[inline(never)]
+fn slow(skb: *mut __sk_buff, direction: u32, link: u32) {
+    let packet = Copying::new(skb);
+    let direction = direction as u8;
+    let link = if link == Link::Ethernet as u32 { Link::Ethernet } else { Link::None };
+    // SAFETY: context fields, checked by the verifier.
+    let gso = unsafe { Gso { size: (*skb).gso_size, segments: (*skb).gso_segs } };
+    match network(&packet, link) {
+        Ok(Network::V4(l3)) => match parse::ipv4(&packet, l3, gso.size != 0) {
+            Ok(ip) => {
+                let addresses = ([ip.addresses & 0xffff_ffff, 0], [ip.addresses >> 32, 0]);
+                let mut sample = sample(skb, direction, &ip.transport);
+                measure(skb, &packet, Network::V4(l3), gso, &ip.transport, &mut sample);
+                fragment(&addresses.0, &addresses.1, &ip.transport, &mut sample);
+                count::seen(&sample);
+                count::flow4(ip.addresses, &sample);
+            }
+            Err(cause) => refuse(skb, direction, &packet, l3, cause),
+        },
+        Ok(Network::V6(l3)) => match parse::ipv6(&packet, l3, gso.size != 0) {
+            Ok(ip) => {
+                let mut sample = sample(skb, direction, &ip.transport);
+                measure(skb, &packet, Network::V6(l3), gso, &ip.transport, &mut sample);
+                fragment(&ip.src, &ip.dst, &ip.transport, &mut sample);
+                count::seen(&sample);
+                count::flow6(&ip.src, &ip.dst, &sample);
+            }
+            Err(cause) => refuse(skb, direction, &packet, l3, cause),
+        },
+        Err(cause) => {
+            let l2 = if link == Link::Ethernet { 14 } else { 0 };
+            refuse(skb, direction, &packet, l2, cause);
+        }
+    }
+}
+
+/// Wire packets and IP bytes of a super-packet.
+#[inline(always)]
+fn measure(
+    skb: *mut __sk_buff,
+    packet: &Copying,
+    network: Network,
+    gso: Gso,
+    transport: &Transport,
+    sample: &mut Sample,
+) {
+    if gso.size == 0 {
+        return;
+    }
+    let l3 = match network {
+        Network::V4(at) | Network::V6(at) => at,
+    };
+    // The jumbo option is taken off before the wire.
+    let jumbo = if transport.jumbo { 8 } else { 0 };
+    // SAFETY: context field, checked by the verifier.
+    let wire_len = unsafe { (*skb).wire_len };
+    if sample.direction == EGRESS && gso.segments != 0 && wire_len > packet.len() {
+        // The kernel has summed the headers of every segment from the MAC header on
+        // (net/core/dev.c, qdisc_pkt_len_segs_init).
+        sample.packets = gso.segments;
+        sample.bytes = u64::from(wire_len).saturating_sub(u64::from(gso.segments) * u64::from(l3 + jumbo));
+        return;
+    }
+    let headers = size::header_len(packet, network).unwrap_or(0).saturating_sub(jumbo);
+    let (packets, bytes) = size::segments(transport.ip_len - jumbo, headers, gso);
+    sample.packets = packets;
+    sample.bytes = bytes;
+}
+
+/// Later fragments carry no ports: the first one leaves them behind.
+#[inline(always)]
+fn fragment(src: &[u64; 2], dst: &[u64; 2], transport: &Transport, sample: &mut Sample) {
+    let (Fragment::First(id) | Fragment::Later(id)) = transport.fragment else { return };
+    if !parse::has_ports(transport.protocol) {
+        return;
+    }
+    let key = FragmentKey { src: *src, dst: *dst, id, protocol: transport.protocol, reserved: [0; 3] };
+    if let Fragment::First(_) = transport.fragment {
+        // No room (never in an LRU map but for a failed allocation): the later fragments get ports 0.
+        let _ = FRAGMENTS.insert(&key, &transport.ports, 0);
+    } else if let Some(ports) = FRAGMENTS.get_ptr(&key) {
+        // SAFETY: a live map value; a concurrent eviction leaves its memory valid until this program ends.
+        sample.ports = unsafe { *ports };
+    }
+}
+
+#[inline(always)]
+fn refuse(skb: *mut __sk_buff, direction: u8, packet: &Copying, l3: u32, cause: Cause) {
+    let sample = Sample {
+        epoch: epoch(),
+        // SAFETY: context field, checked by the verifier.
+        ifindex: unsafe { (*skb).ifindex },
+        direction,
+        protocol: 0,
+        flags: 0,
+        ports: 0,
+        packets: 1,
+        bytes: u64::from(packet.len().saturating_sub(l3)),
+    };
+    count::seen(&sample);
+    count::interface_cause(&sample, cause);
+}
+
+// The control word is read as a whole.
+const _: () = assert!(core::mem::size_of::<Control>() == 8);

@@ -1,0 +1,75 @@
+//! Entry points. Every one says "go on" whatever happens: TC_ACT_UNSPEC is TCX_NEXT.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod classify;
+#[cfg(target_arch = "bpf")]
+mod count;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod reader;
+#[cfg(target_arch = "bpf")]
+mod settings;
+
+#[cfg(target_arch = "bpf")]
+mod entry {
+    use crate::classify::{Link, classify};
+    use crate::count;
+    use agent_common::{EGRESS, INGRESS};
+    use aya_ebpf::bindings::TC_ACT_UNSPEC;
+    use aya_ebpf::macros::classifier;
+    use aya_ebpf::programs::TcContext;
+
+    #[classifier]
+    pub fn ingress(ctx: TcContext) -> i32 {
+        classify(ctx.skb.skb, INGRESS, Link::Ethernet);
+        TC_ACT_UNSPEC
+    }
+
+    #[classifier]
+    pub fn egress(ctx: TcContext) -> i32 {
+        classify(ctx.skb.skb, EGRESS, Link::Ethernet);
+        TC_ACT_UNSPEC
+    }
+
+    /// For devices without a link-layer header: tun, WireGuard, IPIP.
+    #[classifier]
+    pub fn ingress_bare(ctx: TcContext) -> i32 {
+        classify(ctx.skb.skb, INGRESS, Link::None);
+        TC_ACT_UNSPEC
+    }
+
+    #[classifier]
+    pub fn egress_bare(ctx: TcContext) -> i32 {
+        classify(ctx.skb.skb, EGRESS, Link::None);
+        TC_ACT_UNSPEC
+    }
+
+    /// Run by user space to learn the jiffies of a moment: `jiffies64` is not readable from there.
+    #[classifier]
+    pub fn clock(_ctx: TcContext) -> i32 {
+        count::clock();
+        TC_ACT_UNSPEC
+    }
+
+    /// The yardstick of the benchmarks: a classifier that does nothing.
+    #[classifier]
+    pub fn empty(_ctx: TcContext) -> i32 {
+        TC_ACT_UNSPEC
+    }
+
+    #[panic_handler]
+    fn panic(_info: &core::panic::PanicInfo) -> ! {
+        loop {}
+    }
+
+    /// The kernel lets only GPL-compatible programs call some helpers.
+    #[unsafe(link_section = "license")]
+    #[unsafe(no_mangle)]
+    static LICENSE: [u8; 4] = *b"GPL\0";
+}
+
+/// The host build exists so that the workspace compiles as one; the programs exist only for the kernel.
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

@@ -1,0 +1,52 @@
+//! Every map, why this size and type. Sizes here are placeholders: user space sets them from CPUs and RAM.
+use agent_common::Control;
+use agent_common::flow::{Set4, Set6, WideCounters, WideKey};
+use agent_common::interface::{Count, InterfaceKey, InterfaceSet};
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, LruHashMap, PerCpuHashMap};
+
+/// One element: the epoch. Its own map, because user space maps it for writing.
+#[map]
+pub static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// `[epoch & 1][cpu][set]`. A flat array, because its lookup is inlined to a bounds check; no atomics, because a
+/// CPU writes only its own part and TC programs run with softirqs off.
+#[map]
+pub static FLOW4: Array<Set4> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// As [`FLOW4`], for IPv6.
+#[map]
+pub static FLOW6: Array<Set6> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Takes flows whose set is full and counters that would outgrow their bits. The epoch is part of the key.
+#[map]
+pub static OVERFLOW: PerCpuHashMap<WideKey, WideCounters> = PerCpuHashMap::with_max_entries(1, 0);
+
+/// `[epoch & 1][cpu][set]` of per-interface totals.
+#[map]
+pub static INTERFACES: Array<InterfaceSet> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Takes interfaces whose set in [`INTERFACES`] is full.
+#[map]
+pub static INTERFACE_OVERFLOW: PerCpuHashMap<InterfaceKey, Count> = PerCpuHashMap::with_max_entries(1024, 0);
+
+/// What a datagram's later fragments are found by.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct FragmentKey {
+    pub src: [u64; 2],
+    pub dst: [u64; 2],
+    pub id: u32,
+    pub protocol: u8,
+    pub reserved: [u8; 3],
+}
+
+/// Ports of datagrams whose first fragment was seen. Least recently used ones give way: a datagram is reassembled
+/// within 30 s (`net.ipv4.ipfrag_time`) or never.
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, u32> = LruHashMap::with_max_entries(8192, 0);
+
+/// Where the `clock` program leaves the jiffies of its run.
+#[map]
+pub static CLOCK: Array<u64> = Array::with_max_entries(1, 0);

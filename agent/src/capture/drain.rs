@@ -1,0 +1,299 @@
+//! Epoch swap, scan, merge over CPUs, clear. Knows nothing of windows or AWS.
+//! Reading destroys nothing: the old half is cleared only when the caller says that what it held is safe.
+#![forbid(unsafe_code)]
+
+use agent_common::EGRESS;
+use agent_common::flow::{Entry4, Entry6, TIME_BITS, TIME_MASK, WAYS};
+use agent_common::interface::{CAUSES, Cause, InterfaceEntry};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::Error;
+use super::clock::Reading;
+use super::flow::{Direction, Drained, Flow, FlowKey, InterfaceTotals, Total, Verdict};
+use super::load::Loaded;
+use super::sys::Mapped;
+
+const WORD: usize = size_of::<u64>();
+const WORDS4: usize = size_of::<Entry4>() / WORD;
+const WORDS6: usize = size_of::<Entry6>() / WORD;
+const WORDS_INTERFACE: usize = size_of::<InterfaceEntry>() / WORD;
+
+/// One table's shape: `[epoch & 1][cpu][set][way]`.
+#[derive(Clone, Copy)]
+struct Shape {
+    cpus: usize,
+    sets: usize,
+    entry_words: usize,
+}
+
+impl Shape {
+    fn half_words(self) -> usize {
+        self.cpus * self.sets * WAYS * self.entry_words
+    }
+
+    fn set_start(self, epoch: u32, cpu: usize, set: usize) -> usize {
+        (epoch as usize & 1) * self.half_words() + (cpu * self.sets + set) * WAYS * self.entry_words
+    }
+}
+
+fn direction(raw: u8) -> Direction {
+    if raw == EGRESS { Direction::Egress } else { Direction::Ingress }
+}
+
+fn key(b: u64, src: IpAddr, dst: IpAddr) -> FlowKey {
+    let high = (b >> 32) as u32;
+    FlowKey {
+        ifindex: high >> 9,
+        direction: direction((high >> 8 & 1) as u8),
+        verdict: Verdict::Accept,
+        protocol: high as u8,
+        src,
+        dst,
+        // The ports' bytes are in network order: the first two are the source port.
+        src_port: u16::from_be(b as u16),
+        dst_port: u16::from_be((b >> 16) as u16),
+    }
+}
+
+fn flow(key: FlowKey, c: u64, d: u64, clock: &Reading) -> Flow {
+    let first = clock.seconds_of_low(c & TIME_MASK);
+    let last = clock.seconds_of_low(d & TIME_MASK);
+    Flow {
+        key,
+        packets: d >> 32,
+        bytes: c >> TIME_BITS,
+        first,
+        last: last.max(first),
+        tcp_flags: (d >> TIME_BITS) as u8,
+    }
+}
+
+fn v4(word: u64) -> IpAddr {
+    // As loaded from the packet: the lowest byte of the word is the address's first.
+    Ipv4Addr::from((word as u32).to_le_bytes()).into()
+}
+
+fn v6(words: [u64; 2]) -> IpAddr {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&words[0].to_le_bytes());
+    bytes[8..].copy_from_slice(&words[1].to_le_bytes());
+    Ipv6Addr::from(bytes).into()
+}
+
+fn merge(into: &mut Flow, other: &Flow) {
+    into.packets += other.packets;
+    into.bytes += other.bytes;
+    into.first = into.first.min(other.first);
+    into.last = into.last.max(other.last);
+    into.tcp_flags |= other.tcp_flags;
+}
+
+/// Appends one set's flows of all CPUs, merged: all CPUs use the same set for a flow, so a set is searched alone.
+fn scan<const W: usize>(
+    table: &Mapped,
+    shape: Shape,
+    epoch: u32,
+    decode: impl Fn(&[u64; W]) -> Option<Flow>,
+    flows: &mut Vec<Flow>,
+) {
+    let words = table.words();
+    for set in 0..shape.sets {
+        let first_of_set = flows.len();
+        for cpu in 0..shape.cpus {
+            let start = shape.set_start(epoch, cpu, set);
+            for way in words[start..start + WAYS * W].chunks_exact(W) {
+                let entry: [u64; W] = std::array::from_fn(|i| way[i].load(std::sync::atomic::Ordering::Relaxed));
+                // Ways fill in order.
+                let Some(found) = decode(&entry) else { break };
+                // A spilled entry keeps its key with nothing counted.
+                if found.packets == 0 {
+                    continue;
+                }
+                match flows[first_of_set..].iter_mut().find(|flow| flow.key == found.key) {
+                    Some(flow) => merge(flow, &found),
+                    None => flows.push(found),
+                }
+            }
+        }
+    }
+}
+
+fn clear(table: &Mapped, shape: Shape, epoch: u32, key_word: usize) {
+    let half = (epoch as usize & 1) * shape.half_words();
+    let set_words = WAYS * shape.entry_words;
+    for set in (half..half + shape.half_words()).step_by(set_words) {
+        if table.load(set + key_word) != 0 {
+            for word in &table.words()[set..set + set_words] {
+                word.store(0, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl Loaded {
+    fn shape4(&self) -> Shape {
+        Shape { cpus: self.sizes.cpus as usize, sets: self.sizes.sets4 as usize, entry_words: WORDS4 }
+    }
+
+    fn shape6(&self) -> Shape {
+        Shape { cpus: self.sizes.cpus as usize, sets: self.sizes.sets6 as usize, entry_words: WORDS6 }
+    }
+
+    fn shape_interface(&self) -> Shape {
+        Shape { cpus: self.sizes.cpus as usize, sets: self.sizes.sets_interface as usize, entry_words: WORDS_INTERFACE }
+    }
+
+    pub(crate) fn epoch(&self) -> u32 {
+        self.control.load(0) as u32
+    }
+
+    /// Lets the programs write the other half and waits until none writes the old one. Returns the old epoch.
+    pub(crate) fn swap(&self) -> Result<u32, Error> {
+        let old = self.epoch();
+        self.control.store(0, u64::from(old.wrapping_add(1)));
+        self.grace.wait().map_err(|source| Error::Io { what: "wait for a grace period", source })?;
+        Ok(old)
+    }
+
+    /// Reads an epoch that nobody writes any more.
+    pub(crate) fn read(&mut self, epoch: u32) -> Result<Drained, Error> {
+        let clock = self.read_clock()?;
+        let mut flows = Vec::new();
+        let decode4 = |e: &[u64; WORDS4]| {
+            (e[1] != 0).then(|| flow(key(e[1], v4(e[0]), v4(e[0] >> 32)), e[2], e[3], &clock))
+        };
+        scan(&self.flow4, self.shape4(), epoch, decode4, &mut flows);
+        let decode6 = |e: &[u64; WORDS6]| {
+            (e[4] != 0).then(|| flow(key(e[4], v6([e[0], e[1]]), v6([e[2], e[3]])), e[5], e[6], &clock))
+        };
+        scan(&self.flow6, self.shape6(), epoch, decode6, &mut flows);
+        let overflow = self.read_overflow(epoch, &clock)?;
+        Ok(Drained { batches: vec![flows, overflow], totals: self.read_totals(epoch)? })
+    }
+
+    fn read_overflow(&self, epoch: u32, clock: &Reading) -> Result<Vec<Flow>, Error> {
+        let mut flows = Vec::new();
+        for entry in self.overflow.iter() {
+            let (wide, values) = entry?;
+            if wide[5] as u32 != epoch {
+                continue;
+            }
+            let word5 = wide[5] >> 32;
+            let (src, dst) = if (word5 >> 16) as u8 == 4 {
+                (v4(wide[0]), v4(wide[2]))
+            } else {
+                (v6([wide[0], wide[1]]), v6([wide[2], wide[3]]))
+            };
+            let key = FlowKey {
+                ifindex: (wide[4] >> 32) as u32,
+                direction: direction((word5 >> 8) as u8),
+                verdict: Verdict::Accept,
+                protocol: word5 as u8,
+                src,
+                dst,
+                src_port: u16::from_be(wide[4] as u16),
+                dst_port: u16::from_be((wide[4] >> 16) as u16),
+            };
+            let per_cpu = values.iter().filter(|value| value[0] != 0).map(|value| {
+                let (first, last) = (clock.seconds(value[2]), clock.seconds(value[3]));
+                Flow { key, packets: value[0], bytes: value[1], first, last: last.max(first), tcp_flags: value[4] as u8 }
+            });
+            flows.extend(per_cpu.reduce(|mut all, one| {
+                merge(&mut all, &one);
+                all
+            }));
+        }
+        Ok(flows)
+    }
+
+    fn read_totals(&self, epoch: u32) -> Result<Vec<InterfaceTotals>, Error> {
+        // [causes.., seen] by (ifindex, direction).
+        let mut by_key: BTreeMap<(u32, u8), [Total; CAUSES + 1]> = BTreeMap::new();
+        let shape = self.shape_interface();
+        let half = (epoch as usize & 1) * shape.half_words();
+        for start in (half..half + shape.half_words()).step_by(WORDS_INTERFACE) {
+            let key = self.interfaces.load(start);
+            if key == 0 {
+                continue;
+            }
+            let sums = by_key.entry((key as u32, (key >> 32) as u8)).or_default();
+            let count = |i: usize| Total {
+                packets: self.interfaces.load(start + 1 + 2 * i),
+                bytes: self.interfaces.load(start + 2 + 2 * i),
+            };
+            sums[CAUSES] += count(0);
+            for cause in 0..CAUSES {
+                sums[cause] += count(1 + cause);
+            }
+        }
+        for entry in self.interface_overflow.iter() {
+            let ([ifindex, key_epoch, direction, cause], values) = entry?;
+            if key_epoch == epoch {
+                let sums = by_key.entry((ifindex, direction as u8)).or_default();
+                for value in values.iter() {
+                    sums[(cause as usize).min(CAUSES)] += Total { packets: value[0], bytes: value[1] };
+                }
+            }
+        }
+        Ok(by_key.into_iter().map(|((ifindex, dir), sums)| totals(ifindex, dir, &sums)).collect())
+    }
+
+    /// Forgets an epoch.
+    pub(crate) fn clear(&mut self, epoch: u32) -> Result<(), Error> {
+        clear(&self.flow4, self.shape4(), epoch, 1);
+        clear(&self.flow6, self.shape6(), epoch, 4);
+        clear(&self.interfaces, self.shape_interface(), epoch, 0);
+        let keys: Vec<_> = self.overflow.keys().collect::<Result<_, _>>()?;
+        for key in keys.iter().filter(|key| key[5] as u32 == epoch) {
+            self.overflow.remove(key)?;
+        }
+        let keys: Vec<_> = self.interface_overflow.keys().collect::<Result<_, _>>()?;
+        for key in keys.iter().filter(|key| key[1] == epoch) {
+            self.interface_overflow.remove(key)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the current epoch should be drained before its time: a sample of the sets is more than half full, or
+    /// a quarter of the overflow hash is in use.
+    pub(crate) fn crowded(&self) -> bool {
+        let epoch = self.epoch();
+        let crowded = |table: &Mapped, shape: Shape, key_word: usize| {
+            let step = (shape.sets / SAMPLE_SETS).max(1);
+            let (mut used, mut slots) = (0usize, 0usize);
+            for cpu in 0..shape.cpus {
+                let mut here = 0;
+                let mut seen = 0;
+                for set in (0..shape.sets).step_by(step) {
+                    let start = shape.set_start(epoch, cpu, set);
+                    seen += WAYS;
+                    here += (0..WAYS).filter(|way| table.load(start + way * shape.entry_words + key_word) != 0).count();
+                }
+                // The fullest CPU decides: each fills its own part.
+                if here * slots.max(1) >= used * seen {
+                    (used, slots) = (here, seen);
+                }
+            }
+            used * 2 > slots
+        };
+        crowded(&self.flow4, self.shape4(), 1)
+            || crowded(&self.flow6, self.shape6(), 4)
+            || self.overflow.keys().take(self.sizes.overflow as usize / 4 + 1).count() > self.sizes.overflow as usize / 4
+    }
+}
+
+/// Sets looked at to estimate how full a table is.
+const SAMPLE_SETS: usize = 256;
+
+fn totals(ifindex: u32, raw_direction: u8, sums: &[Total; CAUSES + 1]) -> InterfaceTotals {
+    let of = |cause: Cause| sums[cause as usize];
+    InterfaceTotals {
+        ifindex,
+        direction: direction(raw_direction),
+        seen: sums[CAUSES],
+        non_ip: of(Cause::NonIp),
+        unparsable: [of(Cause::Truncated), of(Cause::BadHeader), of(Cause::LongChain)],
+        skipped: of(Cause::Skipped),
+    }
+}

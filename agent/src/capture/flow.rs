@@ -1,0 +1,84 @@
+//! What a drain yields: flows and per-interface totals. All that later stages may import from `capture`.
+//! Knows nothing of AWS, windows or files.
+#![forbid(unsafe_code)]
+
+use std::net::IpAddr;
+
+/// Relative to the interface.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub enum Direction {
+    Ingress,
+    Egress,
+}
+
+/// The host firewall's verdict.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub enum Verdict {
+    Accept,
+    Reject,
+}
+
+/// Interface, direction, 5-tuple and verdict.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FlowKey {
+    pub ifindex: u32,
+    pub direction: Direction,
+    pub verdict: Verdict,
+    pub protocol: u8,
+    pub src: IpAddr,
+    pub dst: IpAddr,
+    /// Host order; 0 for protocols without ports.
+    pub src_port: u16,
+    pub dst_port: u16,
+}
+
+/// A flow within one drain, or merged over a window.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Flow {
+    pub key: FlowKey,
+    /// Wire packets.
+    pub packets: u64,
+    /// IP bytes: L3 header and up, of every wire packet.
+    pub bytes: u64,
+    /// Unix seconds of the first packet.
+    pub first: i64,
+    /// Unix seconds of the last packet, never before `first`.
+    pub last: i64,
+    /// OR over the packets of FIN 1, SYN 2, RST 4, SYN-ACK 18.
+    pub tcp_flags: u8,
+}
+
+/// Packets and IP bytes.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Total {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+impl std::ops::AddAssign for Total {
+    fn add_assign(&mut self, other: Self) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+    }
+}
+
+/// One interface and direction within one drain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct InterfaceTotals {
+    pub ifindex: u32,
+    pub direction: Direction,
+    /// Everything the program saw.
+    pub seen: Total,
+    pub non_ip: Total,
+    /// Truncated, impossible or over-long headers.
+    pub unparsable: [Total; 3],
+    /// Good packets that could not be counted under their flow.
+    pub skipped: Total,
+}
+
+/// Result of one drain. Flows within one batch have distinct keys; a key may recur in another batch.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Drained {
+    pub batches: Vec<Vec<Flow>>,
+    pub totals: Vec<InterfaceTotals>,
+}

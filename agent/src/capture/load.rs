@@ -1,0 +1,183 @@
+//! Loads the programs and sizes the tables from CPUs and RAM. Knows nothing of interfaces.
+#![forbid(unsafe_code)]
+
+use agent_common::flow::{Set4, Set6};
+use agent_common::interface::InterfaceSet;
+use aya::maps::{Array, Map, MapData, PerCpuHashMap};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunAttrs, TestRunOptions};
+use aya::{Ebpf, EbpfLoader};
+use std::os::fd::AsFd as _;
+
+use super::Error;
+use super::clock::{Reading, Ticks};
+use super::sys::{GracePeriod, Mapped};
+
+/// The object that `build.rs` compiled.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-ebpf"));
+
+/// A 128th of RAM for the tables, at most 16,384 IPv4 sets (65,536 flows) a CPU: more sets cost cache and TLB misses
+/// on every packet, and an early drain is cheaper than that.
+const RAM_SHARE: u64 = 128;
+const SETS4_MAX: u64 = 16_384;
+const SETS4_MIN: u64 = 256;
+const OVERFLOW_DEFAULT: u32 = 16_384;
+/// 1,024 interfaces of one direction a CPU.
+const SETS_INTERFACE: u32 = 256;
+
+/// Sizes of the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Possible CPUs.
+    pub cpus: u32,
+    /// Sets of one CPU and epoch, a power of two, at least 2.
+    pub sets4: u32,
+    pub sets6: u32,
+    pub sets_interface: u32,
+    /// Entries of the overflow hash.
+    pub overflow: u32,
+}
+
+impl Sizes {
+    /// Default sizes for this many possible CPUs and this much RAM.
+    #[must_use]
+    pub fn for_machine(cpus: u32, ram_bytes: u64) -> Self {
+        let per_set = 2 * u64::from(cpus) * (size_of::<Set4>() as u64 + size_of::<Set6>() as u64 / 2);
+        let wanted = (ram_bytes / RAM_SHARE / per_set.max(1)).clamp(SETS4_MIN, SETS4_MAX);
+        let sets4 = 1 << wanted.ilog2();
+        Self { cpus, sets4, sets6: sets4 / 2, sets_interface: SETS_INTERFACE, overflow: OVERFLOW_DEFAULT }
+    }
+
+    /// IPv4 flows of one CPU and epoch.
+    #[must_use]
+    pub fn with_slots(mut self, slots: u32) -> Self {
+        self.sets4 = (slots / 4).max(2).next_power_of_two();
+        self.sets6 = (self.sets4 / 2).max(2);
+        self
+    }
+
+    /// Bytes of the mapped tables.
+    #[must_use]
+    pub fn table_bytes(&self) -> u64 {
+        let sets = |sets: u32, bytes: usize| u64::from(sets) * bytes as u64;
+        2 * u64::from(self.cpus)
+            * (sets(self.sets4, size_of::<Set4>())
+                + sets(self.sets6, size_of::<Set6>())
+                + sets(self.sets_interface, size_of::<InterfaceSet>()))
+    }
+}
+
+/// Words of the overflow hash's key and value, as in `agent_common::flow`.
+pub(crate) type Overflow = PerCpuHashMap<MapData, [u64; 6], [u64; 5]>;
+pub(crate) type InterfaceOverflow = PerCpuHashMap<MapData, [u32; 4], [u64; 2]>;
+
+/// Everything the kernel holds for us.
+pub(crate) struct Loaded {
+    pub(crate) ebpf: Ebpf,
+    pub(crate) ticks: Ticks,
+    pub(crate) sizes: Sizes,
+    pub(crate) control: Mapped,
+    pub(crate) flow4: Mapped,
+    pub(crate) flow6: Mapped,
+    pub(crate) interfaces: Mapped,
+    pub(crate) overflow: Overflow,
+    pub(crate) interface_overflow: InterfaceOverflow,
+    pub(crate) grace: GracePeriod,
+    clock: Array<MapData, u64>,
+    /// Keeps the mapped maps' descriptors: aya patches descriptor numbers when it loads programs.
+    _maps: Vec<Map>,
+}
+
+fn seed() -> Result<u64, Error> {
+    let bytes = std::fs::File::open("/dev/urandom").and_then(|mut file| {
+        let mut bytes = [0; 8];
+        std::io::Read::read_exact(&mut file, &mut bytes).map(|()| bytes)
+    });
+    bytes.map(u64::from_ne_bytes).map_err(|source| Error::Io { what: "read /dev/urandom", source })
+}
+
+/// Loads all programs and maps.
+pub(crate) fn load(sizes: Sizes) -> Result<Loaded, Error> {
+    let ticks = Ticks::of_kernel().map_err(|e| Error::Io { what: "read the coarse clock", source: e.into() })?;
+    let shift = |sets: u32| 64 - sets.ilog2();
+    let (shift4, shift6, seed) = (shift(sizes.sets4), shift(sizes.sets6), seed()?);
+    let mut ebpf = EbpfLoader::new()
+        .override_global("CPUS", &sizes.cpus, true)
+        .override_global("SEED", &seed, true)
+        .override_global("SETS4", &sizes.sets4, true)
+        .override_global("SHIFT4", &shift4, true)
+        .override_global("SETS6", &sizes.sets6, true)
+        .override_global("SHIFT6", &shift6, true)
+        .override_global("SETS_INTERFACE", &sizes.sets_interface, true)
+        .override_global("TIME_SHIFT", &ticks.shift, true)
+        .map_max_entries("FLOW4", sizes.sets4 * sizes.cpus * 2)
+        .map_max_entries("FLOW6", sizes.sets6 * sizes.cpus * 2)
+        .map_max_entries("INTERFACES", sizes.sets_interface * sizes.cpus * 2)
+        .map_max_entries("OVERFLOW", sizes.overflow)
+        .load(OBJECT)?;
+    for name in ["ingress", "egress", "ingress_bare", "egress_bare", "clock"] {
+        program(&mut ebpf, name)?.load()?;
+    }
+    let mut maps = Vec::new();
+    let mut mapped = |name: &'static str, bytes: u64| -> Result<Mapped, Error> {
+        let map = ebpf.take_map(name).ok_or(Error::Missing(name))?;
+        let Map::Array(data) = &map else { return Err(Error::Missing(name)) };
+        let bytes = usize::try_from(bytes).map_err(|e| Error::Io { what: name, source: std::io::Error::other(e) })?;
+        let mapped = Mapped::new(data.fd().as_fd(), bytes).map_err(|source| Error::Io { what: name, source })?;
+        maps.push(map);
+        Ok(mapped)
+    };
+    let half = |sets: u32, bytes: usize| 2 * u64::from(sizes.cpus) * u64::from(sets) * bytes as u64;
+    Ok(Loaded {
+        control: mapped("CONTROL", 8)?,
+        flow4: mapped("FLOW4", half(sizes.sets4, size_of::<Set4>()))?,
+        flow6: mapped("FLOW6", half(sizes.sets6, size_of::<Set6>()))?,
+        interfaces: mapped("INTERFACES", half(sizes.sets_interface, size_of::<InterfaceSet>()))?,
+        overflow: ebpf.take_map("OVERFLOW").ok_or(Error::Missing("OVERFLOW"))?.try_into()?,
+        interface_overflow: ebpf.take_map("INTERFACE_OVERFLOW").ok_or(Error::Missing("INTERFACE_OVERFLOW"))?.try_into()?,
+        clock: ebpf.take_map("CLOCK").ok_or(Error::Missing("CLOCK"))?.try_into()?,
+        grace: GracePeriod::new().map_err(|source| Error::Io { what: "create the grace-period map", source })?,
+        _maps: maps,
+        ebpf,
+        ticks,
+        sizes,
+    })
+}
+
+pub(crate) fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, Error> {
+    Ok(ebpf.program_mut(name).ok_or(Error::Missing(name))?.try_into()?)
+}
+
+impl Loaded {
+    /// Reads jiffies and wall clock at one moment.
+    pub(crate) fn read_clock(&mut self) -> Result<Reading, Error> {
+        let program = program(&mut self.ebpf, "clock")?;
+        // The least that BPF_PROG_TEST_RUN accepts is an Ethernet header.
+        let packet = [0; 14];
+        program.test_run(TestRunOptions { data_in: Some(&packet), attrs: TestRunAttrs::new(), ..Default::default() })?;
+        let jiffies = self.clock.get(&0, 0)?;
+        Ok(Reading::new(self.ticks, jiffies, std::time::SystemTime::now()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_follow_cpus_and_ram() {
+        let gib = 1 << 30;
+        for (cpus, ram, sets4) in [(2, 24 * gib, 16_384), (64, 256 * gib, 16_384), (64, 16 * gib, 4_096), (4, gib / 2, 2_048)] {
+            let sizes = Sizes::for_machine(cpus, ram);
+            assert_eq!(sizes.sets4, sets4, "{cpus} CPUs, {ram} bytes");
+            assert!(sizes.table_bytes() <= (ram / RAM_SHARE).max(1 << 20) + u64::from(cpus) * 262_144);
+        }
+    }
+
+    #[test]
+    fn slots_are_rounded_up_to_sets() {
+        let sizes = Sizes::for_machine(2, 1 << 30);
+        for (slots, sets4) in [(0, 2), (1, 2), (8, 2), (1024, 256), (1025, 256), (1028, 512)] {
+            assert_eq!(sizes.with_slots(slots).sets4, sets4, "{slots}");
+        }
+    }
+}

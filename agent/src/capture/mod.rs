@@ -1,0 +1,105 @@
+//! The only part that touches BPF and interfaces: it yields `Flow`s and per-interface totals.
+//! Knows nothing of AWS, windows, formats or files.
+//! Nothing is lost: an epoch is cleared only after the caller has taken what was in it.
+
+mod attach;
+mod clock;
+mod drain;
+pub mod flow;
+pub mod interfaces;
+mod load;
+#[expect(unsafe_code, reason = "mmap and bpf(2) have no safe wrapper")]
+mod sys;
+
+use std::collections::BTreeMap;
+
+pub use attach::Hook;
+use attach::Attachment;
+use flow::Drained;
+use interfaces::Interface;
+use load::Loaded;
+pub use load::Sizes;
+
+/// What can go wrong between us and the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{what}: {source}")]
+    Io { what: &'static str, source: std::io::Error },
+    #[error("the eBPF object has no {0}")]
+    Missing(&'static str),
+    #[error("cannot load the eBPF programs: {0}")]
+    Load(#[from] aya::EbpfError),
+    #[error("eBPF program: {0}")]
+    Program(#[from] aya::programs::ProgramError),
+    #[error("eBPF map: {0}")]
+    Map(#[from] aya::maps::MapError),
+    #[error("list interfaces: {0}")]
+    Interfaces(#[from] nix::errno::Errno),
+}
+
+/// The running capture: programs, tables and attachments.
+pub struct Capture {
+    loaded: Loaded,
+    attached: BTreeMap<u32, (Interface, Attachment)>,
+}
+
+impl Capture {
+    /// Loads the programs; nothing is attached yet.
+    pub fn open(sizes: Sizes) -> Result<Self, Error> {
+        Ok(Self { loaded: load::load(sizes)?, attached: BTreeMap::new() })
+    }
+
+    /// Attaches to every wanted interface that is not attached yet and lets go of the others. Returns what changed:
+    /// attached, detached, and those that could not be attached with the reason (the next call tries again).
+    pub fn sync(&mut self, wanted: &[Interface]) -> Changes {
+        let mut changes = Changes::default();
+        let gone = |attached: &Interface| !wanted.iter().any(|w| w.index == attached.index && w.bare == attached.bare);
+        let leaving: Vec<u32> = self.attached.iter().filter(|(_, (i, _))| gone(i)).map(|(&index, _)| index).collect();
+        for index in leaving {
+            if let Some((interface, _attachment)) = self.attached.remove(&index) {
+                changes.detached.push(interface);
+            }
+        }
+        for interface in wanted {
+            if let Some((known, _)) = self.attached.get_mut(&interface.index) {
+                known.clone_from(interface);
+                continue;
+            }
+            match attach::attach(&mut self.loaded.ebpf, interface) {
+                Ok(attachment) => {
+                    changes.attached.push((interface.clone(), attachment.hook));
+                    self.attached.insert(interface.index, (interface.clone(), attachment));
+                }
+                Err(error) => changes.failed.push((interface.clone(), error)),
+            }
+        }
+        changes
+    }
+
+    /// Ends the current epoch and hands over what it counted. `take` must have made it safe when it returns: then
+    /// the kernel's copy is cleared. Blocks for a grace period (about 10 ms).
+    pub fn drain<E: From<Error>>(&mut self, take: impl FnOnce(Drained) -> Result<(), E>) -> Result<(), E> {
+        let epoch = self.loaded.swap()?;
+        let drained = self.loaded.read(epoch)?;
+        take(drained)?;
+        self.loaded.clear(epoch)?;
+        Ok(())
+    }
+
+    /// Whether a drain should not wait for the window's end.
+    pub fn crowded(&self) -> bool {
+        self.loaded.crowded()
+    }
+
+    pub fn attached(&self) -> impl Iterator<Item = &Interface> {
+        self.attached.values().map(|(interface, _)| interface)
+    }
+}
+
+/// What a sync changed.
+#[derive(Default)]
+pub struct Changes {
+    pub attached: Vec<(Interface, Hook)>,
+    pub detached: Vec<Interface>,
+    pub failed: Vec<(Interface, Error)>,
+}

@@ -1,0 +1,264 @@
+//! The agent under test, as a child process in a namespace.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::netns::Netns;
+use crate::records::{self, Record};
+use crate::wait_for;
+
+const READY_LIMIT: Duration = Duration::from_secs(15);
+const STOP_LIMIT: Duration = Duration::from_secs(15);
+
+/// `$FLOWLOGD_BIN`, or else the release build of this workspace.
+pub fn binary() -> Result<PathBuf> {
+    let path = match env::var_os("FLOWLOGD_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => env::var_os("CARGO_TARGET_DIR")
+            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
+            .join("release/flowlogd"),
+    };
+    path.canonicalize()
+        .with_context(|| format!("{}: build the agent or set FLOWLOGD_BIN", path.display()))
+}
+
+/// nsenter rather than `ip netns exec`, which mounts a new /sys over bpffs.
+fn command(ns: &Netns, wrapper: &[&str], program: &Path) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={}", ns.path())).args(wrapper).arg(program).stdin(Stdio::null());
+    command
+}
+
+type Lines = Arc<Mutex<Vec<String>>>;
+
+fn collect(stream: impl Read + Send + 'static) -> (Lines, JoinHandle<()>) {
+    let lines = Lines::default();
+    let sink = Arc::clone(&lines);
+    let reader = thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            sink.lock().expect("reader").push(line);
+        }
+    });
+    (lines, reader)
+}
+
+fn snapshot(lines: &Lines) -> Vec<String> {
+    lines.lock().expect("reader").clone()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    Directory,
+    Stdout,
+}
+
+/// How to start an agent.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub interfaces: Vec<String>,
+    pub destination: Destination,
+    /// Seconds.
+    pub interval: u32,
+    pub extra: Vec<String>,
+}
+
+impl Options {
+    pub fn on(interfaces: &[&str]) -> Self {
+        Self {
+            interfaces: interfaces.iter().map(ToString::to_string).collect(),
+            destination: Destination::Directory,
+            interval: 1,
+            extra: Vec::new(),
+        }
+    }
+
+    #[must_use]
+    pub fn interval(mut self, seconds: u32) -> Self {
+        self.interval = seconds;
+        self
+    }
+
+    #[must_use]
+    pub fn to_stdout(mut self) -> Self {
+        self.destination = Destination::Stdout;
+        self
+    }
+
+    #[must_use]
+    pub fn args(mut self, line: &str) -> Self {
+        self.extra.extend(line.split_whitespace().map(str::to_owned));
+        self
+    }
+}
+
+/// A running agent, killed on drop.
+#[derive(Debug)]
+pub struct Agent {
+    child: Child,
+    stdout: (Lines, JoinHandle<()>),
+    stderr: (Lines, JoinHandle<()>),
+    logs: TempDir,
+    state: TempDir,
+    destination: Destination,
+}
+
+/// What a stopped agent left behind.
+#[derive(Debug)]
+pub struct Stopped {
+    pub records: Vec<Record>,
+    pub stderr: Vec<String>,
+    /// The fields of the line `flowlogd stopped: name=value ...`.
+    pub summary: BTreeMap<String, u64>,
+}
+
+impl Stopped {
+    pub fn count(&self, name: &str) -> Result<u64> {
+        self.summary.get(name).copied().with_context(|| format!("no {name} in {:?}", self.stderr))
+    }
+
+    /// Fails unless every packet seen is in a record.
+    pub fn expect_nothing_lost(&self) -> Result<()> {
+        for name in
+            ["skipped_packets", "sum_error_packets", "sum_error_bytes", "windows_with_error"]
+        {
+            let value = self.count(name)?;
+            ensure!(value == 0, "{name}={value}: {:?}", self.stderr);
+        }
+        Ok(())
+    }
+}
+
+impl Agent {
+    /// Starts the agent and waits until it says that it is ready.
+    pub fn start(ns: &Netns, options: &Options) -> Result<Self> {
+        let (logs, state) = (TempDir::new()?, TempDir::new()?);
+        let mut command = command(ns, &[], &binary()?);
+        command.arg("run");
+        for interface in &options.interfaces {
+            command.args(["--interface", interface]);
+        }
+        match options.destination {
+            Destination::Directory => command
+                .args(["--log-destination-type", "directory", "--log-destination"])
+                .arg(logs.path()),
+            Destination::Stdout => command.args(["--log-destination-type", "stdout"]),
+        };
+        command
+            .arg("--state-directory")
+            .arg(state.path())
+            .args(["--max-aggregation-interval", &options.interval.to_string()])
+            .args(&options.extra)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        let stdout = collect(child.stdout.take().context("stdout")?);
+        let stderr = collect(child.stderr.take().context("stderr")?);
+        let mut agent =
+            Self { child, stdout, stderr, logs, state, destination: options.destination };
+        wait_for("`flowlogd ready:` line", READY_LIMIT, || {
+            let exited = agent.child.try_wait()?;
+            let lines = snapshot(&agent.stderr.0);
+            if lines.iter().any(|line| line.starts_with("flowlogd ready:")) {
+                return Ok(Some(()));
+            }
+            if let Some(status) = exited {
+                bail!("agent exited with {status} before it was ready: {lines:?}");
+            }
+            Ok(None)
+        })
+        .map_err(|error| anyhow!("{error}; stderr: {:?}", snapshot(&agent.stderr.0)))?;
+        Ok(agent)
+    }
+
+    pub fn state_directory(&self) -> &Path {
+        self.state.path()
+    }
+
+    /// The records written so far.
+    pub fn records(&self) -> Result<Vec<Record>> {
+        match self.destination {
+            Destination::Directory => records::read_directory(self.logs.path()),
+            Destination::Stdout => records::parse_lines(&snapshot(&self.stdout.0).join("\n")),
+        }
+    }
+
+    /// Open descriptors and threads of the process.
+    pub fn resources(&self) -> Result<(usize, usize)> {
+        let count = |kind: &str| -> Result<usize> {
+            Ok(fs::read_dir(format!("/proc/{}/{kind}", self.child.id()))?.count())
+        };
+        Ok((count("fd")?, count("task")?))
+    }
+
+    /// Interrupts the agent and requires a clean, timely exit.
+    pub fn stop(mut self) -> Result<Stopped> {
+        kill(Pid::from_raw(self.child.id().try_into()?), Signal::SIGINT)?;
+        let status = wait_exit(&mut self.child, STOP_LIMIT)?;
+        // End of file on both streams: every line the agent wrote is here.
+        wait_for("end of the agent's output", STOP_LIMIT, || {
+            Ok((self.stdout.1.is_finished() && self.stderr.1.is_finished()).then_some(()))
+        })?;
+        let stderr = snapshot(&self.stderr.0);
+        ensure!(status.success(), "agent stopped with {status}: {stderr:?}");
+        let mut lines = stderr.iter().filter_map(|line| line.strip_prefix("flowlogd stopped:"));
+        let line = lines.next().with_context(|| format!("no summary line in {stderr:?}"))?;
+        ensure!(lines.next().is_none(), "two summary lines in {stderr:?}");
+        let summary = line
+            .split_whitespace()
+            .map(|field| {
+                let (name, value) = field.split_once('=').with_context(|| line.to_owned())?;
+                Ok((name.to_owned(), value.parse().with_context(|| line.to_owned())?))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Stopped { records: self.records()?, stderr, summary })
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn wait_exit(child: &mut Child, limit: Duration) -> Result<ExitStatus> {
+    wait_for("exit of the agent", limit, || Ok(child.try_wait()?))
+}
+
+/// How an agent that must refuse to run ended.
+#[derive(Debug)]
+pub struct Refusal {
+    pub code: Option<i32>,
+    pub stderr: Vec<String>,
+}
+
+/// Runs the agent with exactly these arguments and waits for it to give up.
+pub fn refusal(ns: &Netns, wrapper: &[&str], program: &Path, args: &[&str]) -> Result<Refusal> {
+    let mut child = command(ns, wrapper, program)
+        .args(args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let (lines, reader) = collect(child.stderr.take().context("stderr")?);
+    let status = wait_exit(&mut child, Duration::from_secs(10));
+    if status.is_err() {
+        child.kill()?;
+        child.wait()?;
+    }
+    reader.join().map_err(|_| anyhow!("reader panicked"))?;
+    let stderr = snapshot(&lines);
+    let status = status.with_context(|| format!("{args:?} was accepted: {stderr:?}"))?;
+    Ok(Refusal { code: status.code(), stderr })
+}

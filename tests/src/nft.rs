@@ -1,0 +1,151 @@
+//! The independent count: nftables sets with one counter per 5-tuple.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::netns::Netns;
+use crate::{Flow, Hosts, Totals, wait_for};
+
+/// Earlier than any defragmentation, which would hide fragments.
+const PRIORITY: i32 = -450;
+
+/// Counters of the packets a namespace receives; bytes are IP lengths.
+#[derive(Debug)]
+pub struct Ledger<'a> {
+    ns: &'a Netns,
+}
+
+impl<'a> Ledger<'a> {
+    /// Counts packets arriving on `devices`.
+    pub fn received(ns: &'a Netns, devices: &[&str]) -> Result<Self> {
+        Self::install(ns, "prerouting", "iifname", devices)
+    }
+
+    /// Also counts packets leaving by `devices`: for ends that send no
+    /// super-packets, as they would count once.
+    pub fn received_and_sent(ns: &'a Netns, devices: &[&str]) -> Result<Self> {
+        let ledger = Self::received(ns, devices)?;
+        ledger.chain("postrouting", "oifname", devices)?;
+        Ok(ledger)
+    }
+
+    fn install(ns: &'a Netns, hook: &str, key: &str, devices: &[&str]) -> Result<Self> {
+        let ledger = Self { ns };
+        let set = |name: &str, kind: &str| {
+            format!("set {name} {{ type {kind}; flags dynamic; size 65535; }}\n")
+        };
+        ledger.load(&format!(
+            "table inet ledger {{\n{}{}{}{}counter oversize {{ }}\n}}\n",
+            set("flow4", "ipv4_addr . ipv4_addr . inet_proto . inet_service . inet_service"),
+            set("flow6", "ipv6_addr . ipv6_addr . inet_proto . inet_service . inet_service"),
+            set("host4", "ipv4_addr . ipv4_addr . inet_proto"),
+            set("host6", "ipv6_addr . ipv6_addr . inet_proto"),
+        ))?;
+        ledger.chain(hook, key, devices)?;
+        Ok(ledger)
+    }
+
+    fn chain(&self, hook: &str, key: &str, devices: &[&str]) -> Result<()> {
+        let devices =
+            devices.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+        let on = format!("{key} {{ {devices} }}");
+        self.load(&format!(
+            "table inet ledger {{ chain {hook} {{
+                type filter hook {hook} priority {PRIORITY};
+                {on} meta length > 1500 counter name oversize
+                {on} meta nfproto ipv4 update @host4 {{ ip saddr . ip daddr . meta l4proto counter }}
+                {on} meta nfproto ipv6 update @host6 {{ ip6 saddr . ip6 daddr . meta l4proto counter }}
+                {on} meta l4proto {{ tcp, udp }} update @flow4 {{ ip saddr . ip daddr . meta l4proto . th sport . th dport counter }}
+                {on} meta l4proto {{ tcp, udp }} update @flow6 {{ ip6 saddr . ip6 daddr . meta l4proto . th sport . th dport counter }}
+            }}
+            }}\n"
+        ))
+    }
+
+    fn load(&self, rules: &str) -> Result<()> {
+        let mut file = tempfile::NamedTempFile::new()?;
+        file.write_all(rules.as_bytes())?;
+        self.ns.run(&["nft", "-f", file.path().to_str().context("temporary path")?])?;
+        Ok(())
+    }
+
+    /// TCP and UDP by 5-tuple. Later fragments carry no ports and are absent.
+    pub fn flows(&self) -> Result<BTreeMap<Flow, Totals>> {
+        let mut flows = BTreeMap::new();
+        for set in ["flow4", "flow6"] {
+            for (key, totals) in self.elements(set)? {
+                let [src, dst, protocol, sport, dport] = key.as_slice() else {
+                    anyhow::bail!("unexpected key {key:?}");
+                };
+                let flow = Flow {
+                    src: src.parse()?,
+                    dst: dst.parse()?,
+                    protocol: protocol.parse()?,
+                    sport: sport.parse()?,
+                    dport: dport.parse()?,
+                };
+                flows.insert(flow, totals);
+            }
+        }
+        Ok(flows)
+    }
+
+    /// Every IP packet, fragments included.
+    pub fn hosts(&self) -> Result<BTreeMap<Hosts, Totals>> {
+        let mut hosts = BTreeMap::new();
+        for set in ["host4", "host6"] {
+            for (key, totals) in self.elements(set)? {
+                let [src, dst, protocol] = key.as_slice() else {
+                    anyhow::bail!("unexpected key {key:?}");
+                };
+                let key =
+                    Hosts { src: src.parse()?, dst: dst.parse()?, protocol: protocol.parse()? };
+                hosts.insert(key, totals);
+            }
+        }
+        Ok(hosts)
+    }
+
+    /// Totals from `src` to `dst` by `protocol`.
+    pub fn between(&self, src: &str, dst: &str, protocol: u8) -> Result<Totals> {
+        let key = Hosts { src: src.parse::<IpAddr>()?, dst: dst.parse::<IpAddr>()?, protocol };
+        Ok(self.hosts()?.get(&key).copied().unwrap_or_default())
+    }
+
+    /// Waits until exactly `packets` have passed from `src` to `dst`.
+    pub fn wait_packets(&self, src: &str, dst: &str, protocol: u8, packets: u64) -> Result<()> {
+        wait_for(&format!("{packets} packets on the wire"), Duration::from_secs(10), || {
+            Ok((self.between(src, dst, protocol)?.packets >= packets).then_some(()))
+        })
+    }
+
+    /// Fails if a super-packet was seen: then the counts are not the wire's.
+    pub fn expect_wire_sized(&self) -> Result<()> {
+        let text = self.ns.sh("nft list counter inet ledger oversize")?;
+        ensure!(text.contains("packets 0 bytes 0"), "super-packets at the observer: {text}");
+        Ok(())
+    }
+
+    fn elements(&self, set: &str) -> Result<Vec<(Vec<String>, Totals)>> {
+        let text = self.ns.sh(&format!("nft -nn list set inet ledger {set}"))?;
+        let Some((_, elements)) = text.split_once("elements = {") else { return Ok(Vec::new()) };
+        let (elements, _) = elements.split_once('}').context("nft: unterminated elements")?;
+        elements
+            .split(',')
+            .map(|element| {
+                let (key, counter) =
+                    element.split_once(" counter ").with_context(|| element.to_owned())?;
+                let key = key.split(" . ").map(|field| field.trim().to_owned()).collect();
+                let words: Vec<&str> = counter.split_whitespace().collect();
+                let ["packets", packets, "bytes", bytes] = words.as_slice() else {
+                    anyhow::bail!("unexpected counter {counter}");
+                };
+                Ok((key, Totals { packets: packets.parse()?, bytes: bytes.parse()? }))
+            })
+            .collect()
+    }
+}

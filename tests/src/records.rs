@@ -1,0 +1,110 @@
+//! Version 2 flow log records, parsed independently of the agent.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use flate2::read::MultiGzDecoder;
+
+use crate::{Flow, Hosts, Totals};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    Ok { flow: Flow, totals: Totals, action: String },
+    NoData,
+    SkipData,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub account: String,
+    pub interface: String,
+    pub start: u64,
+    pub end: u64,
+    pub status: Status,
+}
+
+impl Record {
+    pub fn parse(line: &str) -> Result<Self> {
+        Self::parse_fields(line).with_context(|| format!("record `{line}`"))
+    }
+
+    fn parse_fields(line: &str) -> Result<Self> {
+        let fields: Vec<&str> = line.split(' ').collect();
+        ensure!(fields.len() == 14, "{} fields", fields.len());
+        ensure!(fields[0] == "2", "version {}", fields[0]);
+        let status = match fields[13] {
+            "OK" => Status::Ok {
+                flow: Flow {
+                    src: fields[3].parse()?,
+                    dst: fields[4].parse()?,
+                    sport: fields[5].parse()?,
+                    dport: fields[6].parse()?,
+                    protocol: fields[7].parse()?,
+                },
+                totals: Totals { packets: fields[8].parse()?, bytes: fields[9].parse()? },
+                action: fields[12].to_owned(),
+            },
+            other => {
+                let absent = fields[3..10].iter().chain([&fields[12]]).all(|field| *field == "-");
+                ensure!(absent, "{other} with flow fields");
+                match other {
+                    "NODATA" => Status::NoData,
+                    "SKIPDATA" => Status::SkipData,
+                    _ => bail!("log status {other}"),
+                }
+            }
+        };
+        let (start, end) = (fields[10].parse()?, fields[11].parse()?);
+        ensure!(start <= end, "ends before it starts");
+        Ok(Self { account: fields[1].into(), interface: fields[2].into(), start, end, status })
+    }
+
+    pub fn flow(&self) -> Option<(Flow, Totals)> {
+        match &self.status {
+            Status::Ok { flow, totals, .. } => Some((*flow, *totals)),
+            _ => None,
+        }
+    }
+}
+
+/// Parses lines, passing over the header line of a log file.
+pub fn parse_lines(text: &str) -> Result<Vec<Record>> {
+    text.lines().filter(|line| !line.starts_with("version ")).map(Record::parse).collect()
+}
+
+/// Reads every `.log.gz` below `directory`.
+pub fn read_directory(directory: &Path) -> Result<Vec<Record>> {
+    let mut records = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            records.extend(read_directory(&path)?);
+        } else if path.to_str().is_some_and(|name| name.ends_with(".log.gz")) {
+            let mut text = String::new();
+            MultiGzDecoder::new(File::open(&path)?)
+                .read_to_string(&mut text)
+                .with_context(|| path.display().to_string())?;
+            records.extend(parse_lines(&text)?);
+        }
+    }
+    Ok(records)
+}
+
+pub fn by_flow(records: &[Record]) -> BTreeMap<Flow, Totals> {
+    let mut sums = BTreeMap::new();
+    for (flow, totals) in records.iter().filter_map(Record::flow) {
+        *sums.entry(flow).or_default() += totals;
+    }
+    sums
+}
+
+pub fn by_hosts(records: &[Record]) -> BTreeMap<Hosts, Totals> {
+    let mut sums = BTreeMap::new();
+    for (flow, totals) in records.iter().filter_map(Record::flow) {
+        *sums.entry(flow.hosts()).or_default() += totals;
+    }
+    sums
+}

@@ -1,0 +1,171 @@
+//! `cargo xtask`: everything a developer or CI does with this repository.
+mod bench;
+mod run;
+mod setup;
+mod test;
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Build, test and run flowlogd", after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask setup                  install what building needs (as root, once)
+  cargo xtask run                    build, then write this host's flow logs to stdout
+  cargo xtask test                   all that CI runs
+  cargo xtask test --unit checksum   unit tests with `checksum` in their name
+  cargo xtask bench -- --help        options of the benchmark";
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install the compiler and the linker for BPF, where missing
+    ///
+    /// Takes the first of: Debian's rustc with `core` for BPF, if installed; rustup's nightly with rust-src, if
+    /// installed; Debian's rustc, installed with apt-get. Needs root only if a package is missing. Builds bpf-linker
+    /// into target/tools, once.
+    #[command(after_help = "Example:\n  sudo -E env PATH=\"$PATH\" cargo xtask setup")]
+    Setup,
+    /// Build the agent, with setup first
+    #[command(after_help = "Examples:\n  cargo xtask build\n  cargo xtask build --release")]
+    Build {
+        /// Optimise, as packages do
+        #[arg(long)]
+        release: bool,
+    },
+    /// Build the agent and run it, as root
+    ///
+    /// Without arguments: `run --log-destination-type stdout --max-aggregation-interval 60`. Arguments that start
+    /// with a flag are for the agent's `run`; others are passed as they are.
+    #[command(after_help = "Examples:\n  \
+        cargo xtask run\n  \
+        cargo xtask run -- --log-destination-type directory --log-destination /tmp/records\n  \
+        cargo xtask run -- doctor")]
+    Run {
+        #[arg(last = true, value_name = "ARGS")]
+        args: Vec<OsString>,
+    },
+    /// Check format and lints, then run unit and integration tests, as root
+    #[command(after_help = "Examples:\n  \
+        cargo xtask test\n  \
+        cargo xtask test --unit\n  \
+        cargo xtask test gso          # tests with `gso` in their name; checks run all the same")]
+    Test {
+        /// No integration tests; needs no root once setup is done
+        #[arg(long)]
+        unit: bool,
+        /// Run only tests with this in their name
+        filter: Option<String>,
+    },
+    /// Build and run the benchmark, as root
+    ///
+    /// With `--peers` among ARGS, installs softflowd and pmacct, to compare with.
+    #[command(after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench -- --peers")]
+    Bench {
+        #[arg(last = true, value_name = "ARGS")]
+        args: Vec<OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Setup => setup::build_tools(),
+        Task::Build { release } => run::build(release),
+        Task::Run { args } => run::run(args),
+        Task::Test { unit, filter } => test::run(unit, filter.as_deref()),
+        Task::Bench { args } => bench::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Not returned from main, which would print a backtrace.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The repository, also when the target directory is shared between checkouts.
+fn root() -> PathBuf {
+    let package = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let package = PathBuf::from(package);
+    package.parent().map(Path::to_path_buf).unwrap_or(package)
+}
+
+fn target_dir() -> PathBuf {
+    let dir = env::var_os("CARGO_TARGET_DIR").filter(|dir| !dir.is_empty());
+    root().join(dir.unwrap_or_else(|| "target".into()))
+}
+
+fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(root());
+    command
+}
+
+fn cargo<I: IntoIterator<Item: AsRef<OsStr>>>(args: I) -> Command {
+    let mut command = command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args);
+    command
+}
+
+/// Says what is done and with which command, and streams the command's output.
+fn step(what: &str, command: &mut Command) -> Result<()> {
+    announce(what, command);
+    let program = name(command);
+    let status = command.status().with_context(|| format!("{what}: cannot run {program}"))?;
+    if !status.success() {
+        bail!("{what} failed ({program}: {status})");
+    }
+    Ok(())
+}
+
+/// On stderr: stdout is for what the command writes, such as records.
+fn announce(what: &str, command: &Command) {
+    let mut line = String::new();
+    for (key, value) in command.get_envs() {
+        if let Some(value) = value {
+            line += &format!("{}={} ", key.display(), value.display());
+        }
+    }
+    line += &name(command);
+    for arg in command.get_args() {
+        line += &format!(" {}", arg.display());
+    }
+    eprintln!("==> {what}\n    {line}");
+}
+
+fn name(command: &Command) -> String {
+    let program = Path::new(command.get_program());
+    program.file_name().unwrap_or(program.as_os_str()).display().to_string()
+}
+
+/// What the command prints, or None if it cannot be run or fails.
+fn output(program: &str, args: &[&str]) -> Option<String> {
+    let output = command(program).args(args).output().ok().filter(|output| output.status.success())?;
+    String::from_utf8(output.stdout).ok()
+}
+
+fn is_root() -> io::Result<bool> {
+    Ok(fs::metadata("/proc/self")?.uid() == 0)
+}
+
+fn need_root(what: &str) -> Result<()> {
+    if !is_root().context("cannot read /proc/self")? {
+        bail!("{what} needs root: run it as root, or with `sudo -E env PATH=\"$PATH\"` before it");
+    }
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! Checks and tests, stopping at the first that fails.
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::{cargo, need_root, output, run, setup, step};
+
+const PACKAGES: [&str; 6] = ["iproute2", "nftables", "iperf3", "iputils-ping", "tcpdump", "ethtool"];
+
+pub(crate) fn run(unit: bool, filter: Option<&str>) -> Result<()> {
+    if !unit {
+        need_root("cargo xtask test (all but --unit)")?;
+    }
+    let mut steps = Steps::default();
+    let result = run_steps(&mut steps, unit, filter);
+    eprintln!("==> {}", steps.summary());
+    result
+}
+
+fn run_steps(steps: &mut Steps, unit: bool, filter: Option<&str>) -> Result<()> {
+    steps.run("setup", setup::build_tools)?;
+    if !unit {
+        steps.run("packages", || setup::packages(&PACKAGES))?;
+    }
+    steps.cargo("format", cargo(["fmt", "--all", "--check"]))?;
+    // agent-ebpf's binary is for BPF only; its library is linted as the agent's dependency.
+    let scope = ["clippy", "--workspace", "--exclude", "agent-ebpf", "--all-targets"];
+    let mut clippy = cargo(scope);
+    clippy.args(["--", "-D", "warnings"]);
+    steps.cargo("clippy", clippy)?;
+    deny(steps)?;
+    steps.cargo("unit tests", filtered(cargo(["test"]), filter))?;
+    steps.cargo("parser tests", filtered(cargo(["test", "--package", "agent-ebpf", "--lib"]), filter))?;
+    if unit {
+        return Ok(());
+    }
+    steps.run("release build", || run::build_agent(true))?;
+    let mut scenarios = filtered(cargo(["test", "--release", "--package", "flowlogd-tests"]), filter);
+    if filter.is_none() {
+        scenarios.arg("--");
+    }
+    // One at a time: they share the host's CPUs, and counts must not depend on that.
+    scenarios.arg("--test-threads=1");
+    steps.cargo("integration tests", scenarios)
+}
+
+fn filtered(mut test: Command, filter: Option<&str>) -> Command {
+    if let Some(filter) = filter {
+        test.args(["--", filter]);
+    }
+    test
+}
+
+fn deny(steps: &mut Steps) -> Result<()> {
+    if output("cargo-deny", &["--version"]).is_none() {
+        eprintln!("==> licences: skipped, cargo-deny is not installed");
+        return Ok(());
+    }
+    eprintln!("==> advisories: skipped, their database cannot be fetched offline (`cargo deny check advisories`)");
+    steps.cargo("licences", cargo(["deny", "check", "licenses", "bans", "sources"]))
+}
+
+/// What was run, with seconds each.
+#[derive(Default)]
+struct Steps(Vec<(&'static str, u64)>);
+
+impl Steps {
+    fn cargo(&mut self, name: &'static str, mut command: Command) -> Result<()> {
+        self.run(name, || step(name, &mut command))
+    }
+
+    fn run(&mut self, name: &'static str, task: impl FnOnce() -> Result<()>) -> Result<()> {
+        let start = Instant::now();
+        let result = task();
+        self.0.push((name, start.elapsed().as_secs()));
+        result
+    }
+
+    fn summary(&self) -> String {
+        let seconds: Vec<String> = self.0.iter().map(|(name, seconds)| format!("{name} {seconds} s")).collect();
+        seconds.join(", ")
+    }
+}
