@@ -14,7 +14,7 @@ mod settings;
 
 #[cfg(target_arch = "bpf")]
 mod entry {
-    use crate::classify::{Link, classify};
+    use crate::classify::classify;
     use crate::count;
     use agent_common::{EGRESS, INGRESS};
     use aya_ebpf::bindings::TC_ACT_UNSPEC;
@@ -23,26 +23,26 @@ mod entry {
 
     #[classifier]
     pub fn ingress(ctx: TcContext) -> i32 {
-        classify(ctx.skb.skb, INGRESS, Link::Ethernet);
+        classify::<INGRESS, false>(ctx.skb.skb);
         TC_ACT_UNSPEC
     }
 
     #[classifier]
     pub fn egress(ctx: TcContext) -> i32 {
-        classify(ctx.skb.skb, EGRESS, Link::Ethernet);
+        classify::<EGRESS, false>(ctx.skb.skb);
         TC_ACT_UNSPEC
     }
 
     /// For devices without a link-layer header: tun, WireGuard, IPIP.
     #[classifier]
     pub fn ingress_bare(ctx: TcContext) -> i32 {
-        classify(ctx.skb.skb, INGRESS, Link::None);
+        classify::<INGRESS, true>(ctx.skb.skb);
         TC_ACT_UNSPEC
     }
 
     #[classifier]
     pub fn egress_bare(ctx: TcContext) -> i32 {
-        classify(ctx.skb.skb, EGRESS, Link::None);
+        classify::<EGRESS, true>(ctx.skb.skb);
         TC_ACT_UNSPEC
     }
 

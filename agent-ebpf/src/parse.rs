@@ -96,7 +96,8 @@ pub fn ethernet<P: Packet>(packet: &P) -> Result<Network, Cause> {
 /// Devices without a link-layer header: the version nibble decides.
 #[inline(always)]
 pub fn bare<P: Packet>(packet: &P) -> Result<Network, Cause> {
-    match packet.load_u8(0).ok_or(Cause::Truncated)? >> 4 {
+    // Four bytes, not one: the verifier takes no range from a comparison of the packet's very start with its end.
+    match u32::from_be(packet.load_u32(0).ok_or(Cause::Truncated)?) >> 28 {
         4 => Ok(Network::V4(0)),
         6 => Ok(Network::V6(0)),
         _ => Err(Cause::NonIp),

@@ -21,10 +21,8 @@ fn rejects(flag: &str, value: &str) -> Result<()> {
     ];
     arguments.retain(|(name, _)| *name != flag);
     arguments.push((flag, value));
-    let args: Vec<&str> = ["run"]
-        .into_iter()
-        .chain(arguments.iter().flat_map(|(name, value)| [*name, *value]))
-        .collect();
+    let args: Vec<&str> =
+        ["run"].into_iter().chain(arguments.iter().flat_map(|(name, value)| [*name, *value])).collect();
     let refusal = refusal(&pair.a, &[], &binary()?, &args)?;
     ensure!(refusal.code == Some(2), "{refusal:?}");
     ensure!(refusal.stderr.len() == 1, "{refusal:?}");
@@ -86,8 +84,7 @@ fn an_unprivileged_user() -> Result<()> {
     let pair = Pair::new()?;
     // All but the privilege is in order: paths the user can run and write.
     let home = TempDir::new()?;
-    let open =
-        |path: &std::path::Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+    let open = |path: &std::path::Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
     open(home.path(), 0o755)?;
     let program = home.path().join("flowlogd");
     fs::copy(binary()?, &program)?;
@@ -97,8 +94,7 @@ fn an_unprivileged_user() -> Result<()> {
         fs::create_dir(directory)?;
         open(directory, 0o777)?;
     }
-    let wrapper =
-        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"];
+    let wrapper = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"];
     let args = [
         "run",
         "--interface",

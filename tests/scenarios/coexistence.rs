@@ -29,9 +29,7 @@ fn classifiers_see_every_packet_and_stay() -> Result<()> {
     let ledger = Ledger::received(&pair.a, &["a0"])?;
     pair.a.sh("tc qdisc add dev a0 clsact")?;
     for direction in ["ingress", "egress"] {
-        pair.a.sh(&format!(
-            "tc filter add dev a0 {direction} protocol ip u32 match u32 0 0 classid 1:1"
-        ))?;
+        pair.a.sh(&format!("tc filter add dev a0 {direction} protocol ip u32 match u32 0 0 classid 1:1"))?;
     }
     let before = configuration(&pair.a)?;
     let agent = Agent::start(&pair.a, &Options::on(&["a0"]))?;
@@ -45,10 +43,8 @@ fn classifiers_see_every_packet_and_stay() -> Result<()> {
     ensure!(before == after, "before {before:#?}\nafter {after:#?}");
     let echoes = ledger.between(Pair::B4, Pair::A4, ICMP)?;
     ensure!(echoes == Totals { packets: 10, bytes: 840 }, "{echoes}");
-    let logged: Vec<_> = records::by_hosts(&stopped.records)
-        .into_iter()
-        .filter(|(hosts, _)| hosts.protocol == ICMP)
-        .collect();
+    let logged: Vec<_> =
+        records::by_hosts(&stopped.records).into_iter().filter(|(hosts, _)| hosts.protocol == ICMP).collect();
     ensure!(logged.len() == 2 && logged.iter().all(|(_, totals)| *totals == echoes), "{logged:?}");
     let start = clsact_packets(&pair.a)?;
     traffic::ping(&pair.a, Pair::B4, 2)?;

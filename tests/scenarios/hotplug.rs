@@ -33,10 +33,7 @@ fn a_thousand_interfaces_leave_nothing() -> Result<()> {
     for round in 0..ROUNDS {
         let mut lines = String::new();
         for number in 0..EACH {
-            writeln!(
-                lines,
-                "link add hp{number} group 77 type veth peer name hq{number} group 77"
-            )?;
+            writeln!(lines, "link add hp{number} group 77 type veth peer name hq{number} group 77")?;
         }
         pair.a.ip_batch(&lines)?;
         if round == 0 {

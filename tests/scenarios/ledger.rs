@@ -14,9 +14,7 @@ fn ping_is_four_echoes_each_way() -> Result<()> {
     let pair = Pair::new()?;
     let near = Ledger::received(&pair.a, &["a0"])?;
     let far = Ledger::received(&pair.b, &["b0"])?;
-    for (from, to, protocol, bytes) in
-        [(Pair::A4, Pair::B4, ICMP, 336), (Pair::A6, Pair::B6, ICMPV6, 416)]
-    {
+    for (from, to, protocol, bytes) in [(Pair::A4, Pair::B4, ICMP, 336), (Pair::A6, Pair::B6, ICMPV6, 416)] {
         traffic::ping(&pair.a, to, 4)?;
         let expected = Totals { packets: 4, bytes };
         ensure!(far.between(from, to, protocol)? == expected);
@@ -39,12 +37,8 @@ fn udp_segments_are_counted_on_the_wire() -> Result<()> {
         let seen = ledger.between(from, to, UDP)?;
         ensure!(seen == expected, "{seen}, not {expected}");
         let source: IpAddr = from.parse()?;
-        let by_flow: Totals = ledger
-            .flows()?
-            .iter()
-            .filter(|(flow, _)| flow.src == source)
-            .map(|(_, totals)| *totals)
-            .sum();
+        let by_flow: Totals =
+            ledger.flows()?.iter().filter(|(flow, _)| flow.src == source).map(|(_, totals)| *totals).sum();
         ensure!(by_flow == expected, "{by_flow} by flow, not {expected}");
     }
     path.settle()?;
@@ -56,9 +50,7 @@ fn udp_fragments_are_counted_by_host() -> Result<()> {
     let path = Path::new()?;
     let ledger = Ledger::received(&path.s, &["s0", "s1"])?;
     // 4000 + 8 bytes: IPv4 fragments carry up to 1480 bytes of them, IPv6 1448.
-    for (from, to, bytes) in
-        [(Path::A4, Path::C4, 4008 + 3 * 20), (Path::A6, Path::C6, 4008 + 3 * 48)]
-    {
+    for (from, to, bytes) in [(Path::A4, Path::C4, 4008 + 3 * 20), (Path::A6, Path::C6, 4008 + 3 * 48)] {
         let sink = Sink::new(&path.c, to, 9000)?;
         traffic::udp(&path.a, from, 40001, &sink, 4000, 200)?;
         let expected = Totals { packets: 600, bytes: 200 * bytes };
@@ -84,12 +76,7 @@ fn tcp_super_packets_cross_a0_both_ways() -> Result<()> {
     ensure!(wire.bytes > 50 << 20, "{wire}");
     ensure!(received < wire.packets, "{received} buffers, {wire}: GRO merged none");
     let flows: Totals = ledger.flows()?.values().copied().sum();
-    let hosts: Totals = ledger
-        .hosts()?
-        .iter()
-        .filter(|(key, _)| key.protocol == TCP)
-        .map(|(_, totals)| *totals)
-        .sum();
+    let hosts: Totals = ledger.hosts()?.iter().filter(|(key, _)| key.protocol == TCP).map(|(_, totals)| *totals).sum();
     path.settle()?;
     ensure!(flows == hosts, "{flows} by flow, {hosts} by host");
     ensure!(merged.expect_wire_sized().is_err(), "super-packets pass for wire packets");

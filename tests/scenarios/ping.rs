@@ -18,19 +18,14 @@ fn one_record_each_way(from: &str, to: &str, protocol: u8, bytes: u64) -> Result
         let records: Vec<&Record> = stopped
             .records
             .iter()
-            .filter(|record| {
-                record.flow().is_some_and(|(flow, _)| flow.src == src && flow.dst == dst)
-            })
+            .filter(|record| record.flow().is_some_and(|(flow, _)| flow.src == src && flow.dst == dst))
             .collect();
         let expected = Status::Ok {
             flow: Flow { src, dst, protocol, sport: 0, dport: 0 },
             totals: Totals { packets: 4, bytes },
             action: "ACCEPT".to_owned(),
         };
-        ensure!(
-            records.len() == 1 && records[0].status == expected,
-            "{src} to {dst}: {records:?}, not {expected:?}"
-        );
+        ensure!(records.len() == 1 && records[0].status == expected, "{src} to {dst}: {records:?}, not {expected:?}");
     }
     Ok(())
 }

@@ -16,10 +16,7 @@ fn equals_wire(target: &str, extra: &str) -> Result<()> {
     let stopped = agent.stop()?;
     ledger.expect_wire_sized()?;
     stopped.expect_nothing_lost()?;
-    let logged = records::by_flow(&stopped.records)
-        .into_iter()
-        .filter(|(flow, _)| flow.protocol == TCP)
-        .collect();
+    let logged = records::by_flow(&stopped.records).into_iter().filter(|(flow, _)| flow.protocol == TCP).collect();
     expect_equal(&ledger.flows()?, &logged)
 }
 

@@ -30,8 +30,7 @@ pub fn binary() -> Result<PathBuf> {
             .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
             .join("release/flowlogd"),
     };
-    path.canonicalize()
-        .with_context(|| format!("{}: build the agent or set FLOWLOGD_BIN", path.display()))
+    path.canonicalize().with_context(|| format!("{}: build the agent or set FLOWLOGD_BIN", path.display()))
 }
 
 /// nsenter rather than `ip netns exec`, which mounts a new /sys over bpffs.
@@ -130,9 +129,7 @@ impl Stopped {
 
     /// Fails unless every packet seen is in a record.
     pub fn expect_nothing_lost(&self) -> Result<()> {
-        for name in
-            ["skipped_packets", "sum_error_packets", "sum_error_bytes", "windows_with_error"]
-        {
+        for name in ["skipped_packets", "sum_error_packets", "sum_error_bytes", "windows_with_error"] {
             let value = self.count(name)?;
             ensure!(value == 0, "{name}={value}: {:?}", self.stderr);
         }
@@ -150,9 +147,9 @@ impl Agent {
             command.args(["--interface", interface]);
         }
         match options.destination {
-            Destination::Directory => command
-                .args(["--log-destination-type", "directory", "--log-destination"])
-                .arg(logs.path()),
+            Destination::Directory => {
+                command.args(["--log-destination-type", "directory", "--log-destination"]).arg(logs.path())
+            }
             Destination::Stdout => command.args(["--log-destination-type", "stdout"]),
         };
         command
@@ -165,8 +162,7 @@ impl Agent {
         let mut child = command.spawn()?;
         let stdout = collect(child.stdout.take().context("stdout")?);
         let stderr = collect(child.stderr.take().context("stderr")?);
-        let mut agent =
-            Self { child, stdout, stderr, logs, state, destination: options.destination };
+        let mut agent = Self { child, stdout, stderr, logs, state, destination: options.destination };
         wait_for("`flowlogd ready:` line", READY_LIMIT, || {
             let exited = agent.child.try_wait()?;
             let lines = snapshot(&agent.stderr.0);
@@ -196,9 +192,8 @@ impl Agent {
 
     /// Open descriptors and threads of the process.
     pub fn resources(&self) -> Result<(usize, usize)> {
-        let count = |kind: &str| -> Result<usize> {
-            Ok(fs::read_dir(format!("/proc/{}/{kind}", self.child.id()))?.count())
-        };
+        let count =
+            |kind: &str| -> Result<usize> { Ok(fs::read_dir(format!("/proc/{}/{kind}", self.child.id()))?.count()) };
         Ok((count("fd")?, count("task")?))
     }
 
@@ -246,11 +241,7 @@ pub struct Refusal {
 
 /// Runs the agent with exactly these arguments and waits for it to give up.
 pub fn refusal(ns: &Netns, wrapper: &[&str], program: &Path, args: &[&str]) -> Result<Refusal> {
-    let mut child = command(ns, wrapper, program)
-        .args(args)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
+    let mut child = command(ns, wrapper, program).args(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     let (lines, reader) = collect(child.stderr.take().context("stderr")?);
     let status = wait_exit(&mut child, Duration::from_secs(10));
     if status.is_err() {

@@ -75,10 +75,7 @@ impl fmt::Display for Totals {
 }
 
 /// Fails, naming each differing key, unless both maps are exactly equal.
-pub fn expect_equal<K: Ord + fmt::Debug>(
-    expected: &BTreeMap<K, Totals>,
-    actual: &BTreeMap<K, Totals>,
-) -> Result<()> {
+pub fn expect_equal<K: Ord + fmt::Debug>(expected: &BTreeMap<K, Totals>, actual: &BTreeMap<K, Totals>) -> Result<()> {
     let zero = Totals::default();
     let keys: std::collections::BTreeSet<&K> = expected.keys().chain(actual.keys()).collect();
     let differences: Vec<String> = keys
@@ -97,11 +94,7 @@ pub fn expect_equal<K: Ord + fmt::Debug>(
 }
 
 /// Polls `condition` until it yields a value or `limit` has passed.
-pub fn wait_for<T>(
-    what: &str,
-    limit: Duration,
-    mut condition: impl FnMut() -> Result<Option<T>>,
-) -> Result<T> {
+pub fn wait_for<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + limit;
     loop {
         if let Some(value) = condition()? {

@@ -37,13 +37,7 @@ pub fn iperf_line(target: &str, port: u16, extra: &str) -> String {
 }
 
 /// A TCP transfer between `client` and `server` of bounded window.
-pub fn iperf_tcp(
-    client: &Netns,
-    server: &Netns,
-    target: &str,
-    port: u16,
-    extra: &str,
-) -> Result<()> {
+pub fn iperf_tcp(client: &Netns, server: &Netns, target: &str, port: u16, extra: &str) -> Result<()> {
     let listener = iperf_server(server, port)?;
     client.sh(&iperf_line(target, port, &format!("-w {TCP_WINDOW} {extra}")))?;
     listener.finish(Duration::from_secs(10))?;
@@ -102,14 +96,7 @@ impl Drop for Sink {
 }
 
 /// Sends `count` datagrams of `size` bytes from one source port.
-pub fn udp(
-    ns: &Netns,
-    source: &str,
-    sport: u16,
-    sink: &Sink,
-    size: usize,
-    count: u64,
-) -> Result<()> {
+pub fn udp(ns: &Netns, source: &str, sport: u16, sink: &Sink, size: usize, count: u64) -> Result<()> {
     let source = SocketAddr::new(source.parse()?, sport);
     let start = sink.received();
     ns.enter(|| {
@@ -125,15 +112,7 @@ pub fn udp(
 
 /// Sends `count` buffers of `segments` × `size` bytes by UDP segmentation
 /// offload: one system call and one buffer, `segments` datagrams on the wire.
-pub fn udp_gso(
-    ns: &Netns,
-    source: &str,
-    sport: u16,
-    sink: &Sink,
-    size: u16,
-    segments: u16,
-    count: u64,
-) -> Result<()> {
+pub fn udp_gso(ns: &Netns, source: &str, sport: u16, sink: &Sink, size: u16, segments: u16, count: u64) -> Result<()> {
     let source = SocketAddr::new(source.parse()?, sport);
     let start = sink.received();
     ns.enter(|| {

@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "Build, test and run flowlogd", after_help = EXAMPLES)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Build, test and run flowlogd", after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     task: Task,

@@ -114,7 +114,7 @@ pub(crate) fn load(sizes: Sizes) -> Result<Loaded, Error> {
         .map_max_entries("INTERFACES", sizes.sets_interface * sizes.cpus * 2)
         .map_max_entries("OVERFLOW", sizes.overflow)
         .load(OBJECT)?;
-    for name in ["ingress", "egress", "ingress_bare", "egress_bare", "clock"] {
+    for name in ["ingress", "egress", "ingress_bare", "egress_bare", "clock", "empty"] {
         program(&mut ebpf, name)?.load()?;
     }
     let mut maps = Vec::new();

@@ -10,6 +10,7 @@ pub mod interfaces;
 mod load;
 #[expect(unsafe_code, reason = "mmap and bpf(2) have no safe wrapper")]
 mod sys;
+mod testrun;
 
 use std::collections::BTreeMap;
 
@@ -19,6 +20,7 @@ use flow::Drained;
 use interfaces::Interface;
 use load::Loaded;
 pub use load::Sizes;
+pub use testrun::Offload;
 
 /// What can go wrong between us and the kernel.
 #[derive(Debug, thiserror::Error)]

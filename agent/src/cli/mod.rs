@@ -1,0 +1,88 @@
+//! The command line: parses, dispatches, turns errors into one line and an exit code. No logic of its own.
+#![forbid(unsafe_code)]
+
+mod doctor;
+mod run;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+const EXAMPLES: &str = "\
+Examples:
+  flowlogd run --max-aggregation-interval 60
+  flowlogd run --interface 'veth*' --log-destination-type directory --log-destination /var/lib/flowlogd/records
+  flowlogd doctor
+
+Exit codes: 0 done, 1 failure, 2 usage.";
+
+/// VPC Flow Logs for any Linux host.
+///
+/// Counts every packet at the host's interfaces in the kernel and writes flow log records that tools made for AWS VPC
+/// Flow Logs read unchanged.
+#[derive(Parser)]
+#[command(name = "flowlogd", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Capture flows and write records until SIGINT or SIGTERM.
+    Run(Box<run::Args>),
+    /// Say what this kernel and these privileges allow, and how to mend what is missing.
+    Doctor,
+}
+
+/// Why we end with other than 0. One line each.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The command line is wrong: exit code 2.
+    #[error("{0}")]
+    Usage(String),
+    /// The surroundings are: exit code 1.
+    #[error("{0}")]
+    Run(String),
+    /// Already said.
+    #[error("")]
+    Silent,
+}
+
+impl From<crate::capture::Error> for Failure {
+    fn from(error: crate::capture::Error) -> Self {
+        // The verifier's log has many lines; the first says what failed.
+        let text = error.to_string();
+        Self::Run(text.lines().next().unwrap_or_default().to_owned())
+    }
+}
+
+/// Parses the command line and does what it says.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if !error.use_stderr() => error.exit(),
+        Err(error) => {
+            // One line: clap's first one names the flag and the value.
+            let text = error.to_string();
+            let mut lines = text.lines().filter(|line| !line.is_empty());
+            let first = lines.next().unwrap_or("error: bad command line").trim_start_matches("error: ");
+            let list = if first.ends_with(':') { lines.next().unwrap_or_default().trim() } else { "" };
+            let space = if list.is_empty() { "" } else { " " };
+            eprintln!("flowlogd: {first}{space}{list} (see flowlogd --help)");
+            return ExitCode::from(2);
+        }
+    };
+    let result = match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Doctor => doctor::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Silent) => ExitCode::FAILURE,
+        Err(failure) => {
+            eprintln!("flowlogd: {failure}");
+            ExitCode::from(if matches!(failure, Failure::Usage(_)) { 2 } else { 1 })
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The event loop: clocks, signals, interface changes. One thread; the data path is a straight line through it.
+//! Knows no formats and no BPF. A window is closed only after its last epoch was drained.
+#![forbid(unsafe_code)]
+
+use crate::capture::interfaces::{self, Interface, Watch};
+use crate::capture::{Capture, Hook, Sizes};
+use crate::cli::Failure;
+use crate::pipeline::{Pipeline, Summary};
+use crate::select::Selection;
+use crate::window::window_at;
+use ipnet::IpNet;
+use nix::fcntl::{Flock, FlockArg};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How often tables are looked at for an early drain, and the longest wait for a signal.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Where records go.
+#[derive(Clone, Debug)]
+pub(crate) enum Destination {
+    Stdout,
+    Directory(PathBuf),
+}
+
+/// A validated command line.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) selection: Selection,
+    pub(crate) traffic_type: String,
+    pub(crate) interval: u32,
+    pub(crate) destination: Destination,
+    pub(crate) account_id: Option<String>,
+    pub(crate) region: Option<String>,
+    pub(crate) interface_ids: BTreeMap<String, String>,
+    pub(crate) vpc_cidrs: Vec<IpNet>,
+    pub(crate) subnet_cidrs: Vec<IpNet>,
+    pub(crate) log_excluded: Vec<String>,
+    pub(crate) state_directory: PathBuf,
+    pub(crate) flow_table_slots: Option<u32>,
+    pub(crate) overflow_slots: Option<u32>,
+    pub(crate) hold_drain: bool,
+}
+
+/// What is needed to run; making it touched nothing but the destination.
+pub(crate) struct Plan {
+    settings: Settings,
+    pipeline: Pipeline,
+    machine_id: String,
+}
+
+/// Checks the settings against this host.
+pub(crate) fn plan(settings: Settings) -> Result<Plan, Failure> {
+    let all = interfaces::list().map_err(crate::capture::Error::from)?;
+    if let Some(name) = settings.selection.unknown_name(&all) {
+        return Err(Failure::Usage(format!("invalid value '{name}' for '--interface': no such interface")));
+    }
+    let machine_id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned();
+    let pipeline = crate::assemble::pipeline(&settings, &machine_id)?;
+    Ok(Plan { settings, pipeline, machine_id })
+}
+
+/// CPUs that may ever come up: per-CPU tables need a part for each.
+pub(crate) fn possible_cpus() -> u32 {
+    aya::util::nr_cpus().ok().and_then(|n| u32::try_from(n).ok()).unwrap_or(1)
+}
+
+fn ram_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")).and_then(|rest| rest.split_whitespace().next());
+    kib.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(1 << 20) * 1024
+}
+
+fn sizes(settings: &Settings) -> Sizes {
+    let mut sizes = Sizes::for_machine(possible_cpus(), ram_bytes());
+    if let Some(slots) = settings.flow_table_slots {
+        sizes = sizes.with_slots(slots);
+    }
+    sizes.overflow = settings.overflow_slots.unwrap_or(sizes.overflow);
+    sizes
+}
+
+/// Two agents on one state directory would each write half of a host's records under one name.
+fn lock(directory: &PathBuf) -> Result<Flock<File>, Failure> {
+    let said = |error: &dyn std::fmt::Display| {
+        Failure::Run(format!("--state-directory '{}': {error}", directory.display()))
+    };
+    std::fs::create_dir_all(directory).map_err(|e| said(&e))?;
+    let file = File::create(directory.join("lock")).map_err(|e| said(&e))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| said(&"another flowlogd uses it"))
+}
+
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Runs until SIGINT or SIGTERM.
+pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
+    let Plan { settings, pipeline, machine_id } = plan;
+    let _lock = lock(&settings.state_directory)?;
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGINT);
+    mask.add(Signal::SIGTERM);
+    let io = |what: &'static str| move |e: nix::errno::Errno| Failure::Run(format!("{what}: {e}"));
+    mask.thread_block().map_err(io("block signals"))?;
+    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(io("signalfd"))?;
+    let watch = Watch::new().map_err(io("watch interfaces"))?;
+    let sizes = sizes(&settings);
+    let capture = Capture::open(sizes)?;
+    let (start, end) = window_at(now(), settings.interval);
+    // The first window is as long as what is left of it.
+    let mut daemon = Daemon {
+        settings,
+        machine_id,
+        capture,
+        pipeline,
+        tracked: BTreeMap::new(),
+        left: Vec::new(),
+        window: (start.max(now()), end),
+        sums: Sums::default(),
+    };
+    daemon.sync()?;
+    daemon.say_ready(&sizes);
+    let mut stop = false;
+    while !stop {
+        let mut fds = [PollFd::new(watch.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::try_from(TICK).unwrap_or(PollTimeout::MAX)) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(Failure::Run(format!("poll: {error}"))),
+        }
+        stop = matches!(signals.read_signal(), Ok(Some(_)));
+        if watch.changed() {
+            daemon.sync()?;
+        }
+        daemon.tick(stop)?;
+    }
+    daemon.say_stopped();
+    Ok(())
+}
+
+/// Running sums for the closing line.
+#[derive(Default)]
+struct Sums {
+    windows: u64,
+    with_error: u64,
+    total: Summary,
+}
+
+struct Daemon {
+    settings: Settings,
+    machine_id: String,
+    capture: Capture,
+    pipeline: Pipeline,
+    /// ifindex -> interface id of what is captured, or was in this window.
+    tracked: BTreeMap<u32, String>,
+    /// Interfaces that went away in this window: their last packets are still to be logged.
+    left: Vec<u32>,
+    window: (i64, i64),
+    sums: Sums,
+}
+
+impl Daemon {
+    fn interface_id(&self, interface: &Interface) -> String {
+        match self.settings.interface_ids.get(&interface.name) {
+            Some(id) => id.clone(),
+            None => crate::identity::interface_id(&self.machine_id, &interface.name),
+        }
+    }
+
+    /// Attaches to what is wanted now and lets go of what is not.
+    fn sync(&mut self) -> Result<(), Failure> {
+        let mut wanted = interfaces::list().map_err(crate::capture::Error::from)?;
+        wanted.retain(|interface| self.settings.selection.wants(interface));
+        let changes = self.capture.sync(&wanted);
+        for (interface, hook) in &changes.attached {
+            let id = self.interface_id(interface);
+            tracing::info!(interface = %interface.name, %id, hook = ?hook, "attached");
+            if *hook == Hook::Clsact {
+                tracing::warn!(interface = %interface.name, "no TCX on this kernel: other tools can remove the filters");
+            }
+            self.left.retain(|&index| index != interface.index);
+            self.tracked.insert(interface.index, id);
+        }
+        for interface in &changes.detached {
+            tracing::info!(interface = %interface.name, "detached");
+            self.left.push(interface.index);
+        }
+        for (interface, error) in &changes.failed {
+            // Gone between the listing and the attachment: the next change of the interfaces tells.
+            if interfaces::list().is_ok_and(|now| now.iter().any(|i| i.index == interface.index)) {
+                tracing::error!(interface = %interface.name, %error, "cannot attach");
+            }
+        }
+        Ok(())
+    }
+
+    /// Drains when it is time to, closes the window when it has ended.
+    fn tick(&mut self, stop: bool) -> Result<(), Failure> {
+        let now = now();
+        let (start, end) = self.window;
+        // A clock set back before the window, or far past it, ends it as well: a window never spans a step.
+        let ended = now >= end || now < start;
+        if stop || ended {
+            let last = if ended { end - 1 } else { now.clamp(start, end - 1) };
+            self.drain()?;
+            self.close(start, last)?;
+            let (aligned, next_end) = window_at(now, self.settings.interval);
+            self.window = if now >= end && aligned > end { (end.max(aligned), next_end) } else { (aligned.max(start), next_end) };
+            if now < start {
+                self.window = (now, next_end);
+            }
+        } else if !self.settings.hold_drain && self.capture.crowded() {
+            self.drain()?;
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self) -> Result<(), Failure> {
+        let pipeline = &mut self.pipeline;
+        self.capture.drain(|drained| {
+            pipeline.absorb(drained);
+            Ok(())
+        })
+    }
+
+    fn close(&mut self, start: i64, last: i64) -> Result<(), Failure> {
+        let summary = self.pipeline.close(start, last, &self.tracked).map_err(|e| Failure::Run(e.to_string()))?;
+        for index in self.left.drain(..) {
+            self.tracked.remove(&index);
+        }
+        self.sums.windows += 1;
+        if summary.sum_error != (0, 0) {
+            self.sums.with_error += 1;
+            let (packets, bytes) = summary.sum_error;
+            tracing::error!(%packets, %bytes, window = start, "the sum rule does not hold: please report this");
+        }
+        if summary.skipped.packets > 0 {
+            tracing::warn!(packets = summary.skipped.packets, window = start,
+                "flows found no room, SKIPDATA written; raise --flow-table-slots or --overflow-slots");
+        }
+        self.sums.total.add(&summary);
+        Ok(())
+    }
+
+    fn say_ready(&self, sizes: &Sizes) {
+        let names: Vec<&str> = self.capture.attached().map(|interface| interface.name.as_str()).collect();
+        let destination = match &self.settings.destination {
+            Destination::Stdout => "stdout".to_owned(),
+            Destination::Directory(path) => path.display().to_string(),
+        };
+        let names = if names.is_empty() { "none yet".to_owned() } else { names.join(",") };
+        eprintln!(
+            "flowlogd ready: interfaces={names} flows_per_cpu={} overflow={} cpus={} tables={}MiB interval={}s destination={destination}",
+            sizes.sets4 * 4, sizes.overflow, sizes.cpus, sizes.table_bytes() >> 20, self.settings.interval,
+        );
+    }
+
+    fn say_stopped(&self) {
+        let Sums { windows, with_error, total } = &self.sums;
+        eprintln!(
+            "flowlogd stopped: windows={windows} records={} seen_packets={} seen_bytes={} excluded_packets={} skipped_packets={} skipped_bytes={} sum_error_packets={} sum_error_bytes={} windows_with_error={with_error}",
+            total.records, total.seen.packets, total.seen.bytes, total.excluded.packets, total.skipped.packets,
+            total.skipped.bytes, total.sum_error.0, total.sum_error.1,
+        );
+    }
+}

@@ -1,0 +1,59 @@
+//! A flow log record, and the batch of records that one window gives.
+//! Must not know how a record is written or where to.
+//! Always: a record has a flow exactly when its status is Ok, and start <= end.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+
+use crate::capture::flow::Flow;
+
+/// AWS field `log-status`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Status {
+    Ok,
+    NoData,
+    SkipData,
+}
+
+/// What one line says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Record<'a> {
+    pub(crate) account_id: &'a str,
+    pub(crate) interface_id: &'a str,
+    /// None for NODATA and SKIPDATA.
+    pub(crate) flow: Option<&'a Flow>,
+    /// Unix seconds: the flow's first packet, or the window's first second.
+    pub(crate) start: i64,
+    /// Unix seconds: the flow's last packet, or the window's last second.
+    pub(crate) end: i64,
+    pub(crate) status: Status,
+}
+
+/// A closed window, ready to publish. Records are made while they are read, so a million of them cost no memory.
+pub(crate) struct Batch<'a> {
+    pub(crate) account_id: &'a str,
+    pub(crate) start: i64,
+    /// Inclusive.
+    pub(crate) end: i64,
+    pub(crate) flows: &'a [Flow],
+    /// NODATA and SKIPDATA, by ifindex.
+    pub(crate) statuses: &'a [(u32, Status)],
+    /// ifindex to interface-id. What is not in here gives no record.
+    pub(crate) interface_ids: &'a BTreeMap<u32, String>,
+}
+
+impl<'a> Batch<'a> {
+    pub(crate) fn records(&self) -> impl Iterator<Item = Record<'a>> + use<'a> {
+        let Batch { account_id, start, end, interface_ids, .. } = *self;
+        let of_flows = self.flows.iter().filter_map(move |flow| {
+            let interface_id = interface_ids.get(&flow.key.ifindex)?;
+            let Flow { first, last, .. } = *flow;
+            Some(Record { account_id, interface_id, flow: Some(flow), start: first, end: last, status: Status::Ok })
+        });
+        let of_statuses = self.statuses.iter().filter_map(move |&(ifindex, status)| {
+            let interface_id = interface_ids.get(&ifindex)?;
+            Some(Record { account_id, interface_id, flow: None, start, end, status })
+        });
+        of_flows.chain(of_statuses)
+    }
+}
