@@ -114,8 +114,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     let watch = Watch::new().map_err(io("watch interfaces"))?;
     let sizes = sizes(&settings);
     let capture = Capture::open(sizes)?;
-    let (start, end) = window_at(now(), settings.interval);
-    // The first window is as long as what is left of it.
+    let (start, last) = window_at(now(), settings.interval);
     let mut daemon = Daemon {
         settings,
         machine_id,
@@ -123,7 +122,8 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
         pipeline,
         tracked: BTreeMap::new(),
         left: Vec::new(),
-        window: (start.max(now()), end),
+        // The first window begins when we do.
+        window: (start.max(now()), last),
         sums: Sums::default(),
     };
     daemon.sync()?;
@@ -162,6 +162,7 @@ struct Daemon {
     tracked: BTreeMap<u32, String>,
     /// Interfaces that went away in this window: their last packets are still to be logged.
     left: Vec<u32>,
+    /// First and last second.
     window: (i64, i64),
     sums: Sums,
 }
@@ -204,18 +205,15 @@ impl Daemon {
     /// Drains when it is time to, closes the window when it has ended.
     fn tick(&mut self, stop: bool) -> Result<(), Failure> {
         let now = now();
-        let (start, end) = self.window;
-        // A clock set back before the window, or far past it, ends it as well: a window never spans a step.
-        let ended = now >= end || now < start;
+        let (start, last) = self.window;
+        // A clock set back before the window ends it as well: a window never spans such a step.
+        let ended = now > last || now < start;
         if stop || ended {
-            let last = if ended { end - 1 } else { now.clamp(start, end - 1) };
             self.drain()?;
-            self.close(start, last)?;
-            let (aligned, next_end) = window_at(now, self.settings.interval);
-            self.window = if now >= end && aligned > end { (end.max(aligned), next_end) } else { (aligned.max(start), next_end) };
-            if now < start {
-                self.window = (now, next_end);
-            }
+            self.close(start, if ended { last } else { now })?;
+            let (next, next_last) = window_at(now, self.settings.interval);
+            // Windows never overlap, unless the clock itself goes back.
+            self.window = (if now < start { now } else { next.max(start) }, next_last);
         } else if !self.settings.hold_drain && self.capture.crowded() {
             self.drain()?;
         }

@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn ids() {
-        // printf 'm\0eth0' | sha256sum; printf 'abc' | sha256sum
+        // printf abc | sha256sum
         assert_eq!(hex_digest(&[b"ab", b"c"], 8), "ba7816bf");
         let id = interface_id("m", "eth0");
         assert_eq!(id, format!("eni-{}", hex_digest(&[b"m\0eth0"], 17)));

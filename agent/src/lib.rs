@@ -1,3 +1,16 @@
 //! flowlogd: VPC Flow Logs for any Linux host. `ARCHITECTURE.md` tells the way of a packet.
 
 pub mod capture;
+pub mod cli;
+
+mod assemble;
+mod daemon;
+mod doctor;
+mod encode;
+mod exclude;
+mod identity;
+mod pipeline;
+mod record;
+mod select;
+mod sink;
+mod window;

@@ -6,7 +6,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry, File};
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -110,15 +110,14 @@ impl DirectorySink {
     /// With its header. Only called when there is a record to follow.
     fn open(&self, batch: &Batch, slot: i64, part: u32) -> Result<Object, SinkError> {
         let Identity { account_id, region } = &self.identity;
-        let numbers: [&[u8]; 5] = [
+        let hash = key::hash8(&[
+            self.flow_log_id.as_bytes(),
             &self.run.to_be_bytes(),
             &self.published.to_be_bytes(),
             &batch.start.to_be_bytes(),
             &slot.to_be_bytes(),
             &part.to_be_bytes(),
-        ];
-        let [run, published, start, slot_bytes, part_bytes] = numbers;
-        let hash = key::hash8(&[self.flow_log_id.as_bytes(), run, published, start, slot_bytes, part_bytes]);
+        ]);
         let folder = self.root.join(key::folder(account_id, region, slot));
         make_folder(&folder)?;
         let name = key::file_name(account_id, region, &self.flow_log_id, slot, &hash);
@@ -176,16 +175,18 @@ impl Drop for Hidden {
 
 /// New folders are synced into their parents, else a power cut could take a synced object along with its folder.
 fn make_folder(folder: &Path) -> Result<(), SinkError> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let parent = match folder.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    make_folder(parent)?;
     match fs::create_dir(folder) {
-        Ok(()) => folder.parent().filter(|parent| *parent != Path::new("")).map_or(Ok(()), sync_folder),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotFound => match folder.parent() {
-            Some(parent) if parent != Path::new("") => {
-                make_folder(parent)?;
-                make_folder(folder)
-            }
-            _ => Err(SinkError::at("create directory", folder)(error)),
-        },
+        Ok(()) => sync_folder(parent),
+        // Another process was faster.
+        Err(_) if folder.is_dir() => Ok(()),
         Err(error) => Err(SinkError::at("create directory", folder)(error)),
     }
 }
@@ -211,5 +212,187 @@ fn remove_leftovers(folder: &Path, stem: &str) -> Result<(), SinkError> {
 }
 
 #[cfg(test)]
-#[path = "directory_tests.rs"]
-mod tests;
+mod tests {
+    use super::*;
+    use crate::capture::flow::{Direction, Flow, FlowKey, Verdict};
+    use crate::record::Status;
+    use flate2::bufread::GzDecoder;
+    use std::collections::BTreeMap;
+    use std::io::Read;
+    use std::os::unix::fs::PermissionsExt;
+
+    const DAY: &str = "AWSLogs/123456789012/vpcflowlogs/us-east-1/2018/06/20";
+    const STEM: &str = "123456789012_vpcflowlogs_us-east-1_fl-1234abcd_";
+    /// 2018-06-20T16:20:00Z
+    const START: i64 = 1_529_511_600;
+
+    fn flow(port: u16, last: i64) -> Flow {
+        let key = FlowKey {
+            ifindex: 1,
+            direction: Direction::Ingress,
+            verdict: Verdict::Accept,
+            protocol: 6,
+            src: [10, 0, 0, 1].into(),
+            dst: [10, 0, 0, 2].into(),
+            src_port: port,
+            dst_port: 443,
+        };
+        Flow { key, packets: 1, bytes: 40, first: START, last, tcp_flags: 0 }
+    }
+
+    fn sink(root: &Path) -> DirectorySink {
+        let identity = Identity::new(Some("123456789012"), Some("us-east-1")).unwrap();
+        DirectorySink::create(root.to_owned(), &identity, "fl-1234abcd").unwrap()
+    }
+
+    fn publish(sink: &mut DirectorySink, flows: &[Flow], statuses: &[(u32, Status)]) -> Result<u64, SinkError> {
+        let interface_ids = BTreeMap::from([(1, "eni-1".to_owned())]);
+        let account_id = "123456789012";
+        sink.publish(&Batch {
+            account_id,
+            start: START,
+            end: START + 599,
+            flows,
+            statuses,
+            interface_ids: &interface_ids,
+        })
+    }
+
+    /// Names in the day's folder without the hash, and what the one gzip member in each holds, sorted.
+    fn objects(root: &Path) -> Vec<(String, String)> {
+        let Ok(entries) = fs::read_dir(root.join(DAY)) else { return Vec::new() };
+        let mut objects: Vec<_> = entries
+            .map(|entry| {
+                let path = entry.unwrap().path();
+                let bytes = fs::read(&path).unwrap();
+                assert_eq!(&bytes[..8], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0], "a name or time in the gzip header");
+                let mut member = GzDecoder::new(bytes.as_slice());
+                let mut text = String::new();
+                member.read_to_string(&mut text).unwrap();
+                assert!(member.into_inner().is_empty(), "a second gzip member");
+                let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+                let (start, rest) = name.rsplit_once('_').unwrap();
+                let hash = rest.strip_suffix(".log.gz").unwrap();
+                assert!(hash.len() == 8 && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')));
+                (start.to_owned(), text)
+            })
+            .collect();
+        objects.sort();
+        objects
+    }
+
+    fn line(port: u16, last: i64) -> String {
+        format!("2 123456789012 eni-1 10.0.0.1 10.0.0.2 {port} 443 6 1 40 {START} {last} ACCEPT OK\n")
+    }
+
+    #[test]
+    fn one_object_for_each_slot_of_end() {
+        let root = tempfile::tempdir().unwrap();
+        let flows = [flow(1, START), flow(2, START + 300), flow(3, START + 299)];
+        assert_eq!(publish(&mut sink(root.path()), &flows, &[(1, Status::SkipData)]).unwrap(), 4);
+        let skip = format!("2 123456789012 eni-1 - - - - - - - {START} {} - SKIPDATA\n", START + 599);
+        let want = [
+            (format!("{STEM}20180620T1620Z"), [encode::HEADER, &line(1, START), &line(3, START + 299)].concat()),
+            (format!("{STEM}20180620T1625Z"), [encode::HEADER, &line(2, START + 300), &skip].concat()),
+        ];
+        assert_eq!(objects(root.path()), want);
+    }
+
+    #[test]
+    fn no_records_no_object() {
+        let root = tempfile::tempdir().unwrap();
+        let mut sink = sink(root.path());
+        assert_eq!(publish(&mut sink, &[], &[]).unwrap(), 0);
+        // Interface 9 has no id.
+        assert_eq!(publish(&mut sink, &[], &[(9, Status::NoData)]).unwrap(), 0);
+        assert_eq!(objects(root.path()), []);
+    }
+
+    #[test]
+    fn parts_start_at_the_cap() {
+        let root = tempfile::tempdir().unwrap();
+        let mut sink = sink(root.path());
+        sink.part_bytes = 2000;
+        let flows: Vec<Flow> = (0..100).map(|port| flow(port, START)).collect();
+        assert_eq!(publish(&mut sink, &flows, &[]).unwrap(), 100);
+        let objects = objects(root.path());
+        assert!(objects.len() > 3);
+        assert!(objects.iter().all(|(_, text)| text.len() <= 2000 && text.lines().count() > 1));
+        let mut lines: Vec<String> = objects
+            .iter()
+            .flat_map(|(_, text)| text.strip_prefix(encode::HEADER).unwrap().split_inclusive('\n'))
+            .map(str::to_owned)
+            .collect();
+        let mut want: Vec<String> = (0..100).map(|port| line(port, START)).collect();
+        lines.sort();
+        want.sort();
+        assert_eq!(lines, want);
+    }
+
+    #[test]
+    fn a_retry_overwrites_and_nothing_else_does() {
+        let root = tempfile::tempdir().unwrap();
+        let mut sink = sink(root.path());
+        publish(&mut sink, &[flow(1, START)], &[]).unwrap();
+        // As after a failure halfway: the batch counts as not published.
+        sink.published = 0;
+        publish(&mut sink, &[flow(1, START)], &[]).unwrap();
+        assert_eq!(objects(root.path()).len(), 1);
+        // The same window again: the clock was set back.
+        publish(&mut sink, &[flow(2, START)], &[]).unwrap();
+        assert_eq!(objects(root.path()).len(), 2);
+        // The same window after a restart.
+        publish(&mut self::sink(root.path()), &[flow(3, START)], &[]).unwrap();
+        assert_eq!(objects(root.path()).len(), 3);
+    }
+
+    #[test]
+    fn failure_leaves_nothing_and_a_retry_succeeds() {
+        let root = tempfile::tempdir().unwrap();
+        let mut sink = sink(root.path());
+        // The second slot's day cannot be made: a file is in the way.
+        let tomorrow = root.path().join(DAY).with_file_name("21");
+        fs::create_dir_all(tomorrow.parent().unwrap()).unwrap();
+        fs::write(&tomorrow, "").unwrap();
+        let flows = [flow(1, START), flow(2, START + 86_400)];
+        let error = publish(&mut sink, &flows, &[]).unwrap_err().to_string();
+        assert_eq!(error, format!("cannot create directory {}: File exists (os error 17)", tomorrow.display()));
+        assert_eq!(objects(root.path()), []);
+        fs::remove_file(&tomorrow).unwrap();
+        assert_eq!(publish(&mut sink, &flows, &[]).unwrap(), 2);
+        assert_eq!(objects(root.path()).len(), 1);
+    }
+
+    #[test]
+    fn leftovers_of_this_flow_log_go() {
+        let root = tempfile::tempdir().unwrap();
+        let day = root.path().join(DAY);
+        fs::create_dir_all(&day).unwrap();
+        let names = [
+            (format!(".{STEM}20180620T1620Z_00000000.log.gz.tmp"), false),
+            (format!("{STEM}20180620T1620Z_00000000.log.gz"), true),
+            (".123456789012_vpcflowlogs_us-east-1_fl-9_20180620T1620Z_00000000.log.gz.tmp".to_owned(), true),
+        ];
+        for (name, _) in &names {
+            fs::write(day.join(name), "x").unwrap();
+        }
+        sink(root.path());
+        for (name, stays) in &names {
+            assert_eq!(day.join(name).exists(), *stays, "{name}");
+        }
+    }
+
+    #[test]
+    fn tells_what_it_cannot_write_to() {
+        let identity = Identity::new(None, None).unwrap();
+        let error = DirectorySink::create("/proc/flowlogd".into(), &identity, "fl-1").err().unwrap().to_string();
+        assert!(error.starts_with("cannot create directory /proc/flowlogd: "), "{error}");
+        assert!(!error.contains('\n'));
+        let root = tempfile::tempdir().unwrap();
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o500)).unwrap();
+        // Root writes anywhere.
+        if File::create(root.path().join("probe")).is_err() {
+            assert!(DirectorySink::create(root.path().to_owned(), &identity, "fl-1").is_err());
+        }
+    }
+}
