@@ -4,8 +4,8 @@
 use crate::count::{self, Sample};
 use crate::maps::{CONTROL, FRAGMENTS, FragmentKey};
 use crate::reader::{Copying, Direct};
-use agent_common::{Control, EGRESS};
 use agent_common::interface::Cause;
+use agent_common::{Control, EGRESS};
 use agent_ebpf_parse::packet::Packet;
 use agent_ebpf_parse::parse::{self, Fragment, Network, Transport};
 use agent_ebpf_parse::size::{self, Gso};

@@ -47,8 +47,8 @@ fn hash(a: u64, b: u64) -> u64 {
 #[inline(always)]
 fn add(n: &mut Packed, sample: &Sample, now: u64) {
     n.c += sample.bytes << TIME_BITS;
-    n.d = (n.d & !TIME_MASK | now & TIME_MASK | u64::from(sample.flags) << TIME_BITS)
-        + (u64::from(sample.packets) << 32);
+    n.d =
+        (n.d & !TIME_MASK | now & TIME_MASK | u64::from(sample.flags) << TIME_BITS) + (u64::from(sample.packets) << 32);
 }
 
 #[inline(always)]

@@ -7,6 +7,7 @@ use crate::capture::{Capture, Hook, Sizes};
 use crate::cli::Failure;
 use crate::pipeline::{Pipeline, Summary};
 use crate::select::Selection;
+use crate::sink::SinkError;
 use crate::window::window_at;
 use ipnet::IpNet;
 use nix::fcntl::{Flock, FlockArg};
@@ -73,7 +74,8 @@ pub(crate) fn possible_cpus() -> u32 {
 
 fn ram_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")).and_then(|rest| rest.split_whitespace().next());
+    let kib =
+        text.lines().find_map(|line| line.strip_prefix("MemTotal:")).and_then(|rest| rest.split_whitespace().next());
     kib.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(1 << 20) * 1024
 }
 
@@ -88,9 +90,8 @@ fn sizes(settings: &Settings) -> Sizes {
 
 /// Two agents on one state directory would each write half of a host's records under one name.
 fn lock(directory: &PathBuf) -> Result<Flock<File>, Failure> {
-    let said = |error: &dyn std::fmt::Display| {
-        Failure::Run(format!("--state-directory '{}': {error}", directory.display()))
-    };
+    let said =
+        |error: &dyn std::fmt::Display| Failure::Run(format!("--state-directory '{}': {error}", directory.display()));
     std::fs::create_dir_all(directory).map_err(|e| said(&e))?;
     let file = File::create(directory.join("lock")).map_err(|e| said(&e))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| said(&"another flowlogd uses it"))
@@ -110,7 +111,8 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     mask.add(Signal::SIGTERM);
     let io = |what: &'static str| move |e: nix::errno::Errno| Failure::Run(format!("{what}: {e}"));
     mask.thread_block().map_err(io("block signals"))?;
-    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(io("signalfd"))?;
+    let signals =
+        SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(io("signalfd"))?;
     let watch = Watch::new().map_err(io("watch interfaces"))?;
     let sizes = sizes(&settings);
     let capture = Capture::open(sizes)?;
@@ -210,7 +212,7 @@ impl Daemon {
         let ended = now > last || now < start;
         if stop || ended {
             self.drain()?;
-            self.close(start, if ended { last } else { now })?;
+            self.close(start, if ended { last } else { now }, stop)?;
             let (next, next_last) = window_at(now, self.settings.interval);
             // Windows never overlap, unless the clock itself goes back.
             self.window = (if now < start { now } else { next.max(start) }, next_last);
@@ -228,8 +230,8 @@ impl Daemon {
         })
     }
 
-    fn close(&mut self, start: i64, last: i64) -> Result<(), Failure> {
-        let summary = self.pipeline.close(start, last, &self.tracked).map_err(|e| Failure::Run(e.to_string()))?;
+    fn close(&mut self, start: i64, last: i64, stop: bool) -> Result<(), Failure> {
+        let summary = self.pipeline.close(start, last, &self.tracked);
         for index in self.left.drain(..) {
             self.tracked.remove(&index);
         }
@@ -240,11 +242,28 @@ impl Daemon {
             tracing::error!(%packets, %bytes, window = start, "the sum rule does not hold: please report this");
         }
         if summary.skipped.packets > 0 {
-            tracing::warn!(packets = summary.skipped.packets, window = start,
-                "flows found no room, SKIPDATA written; raise --flow-table-slots or --overflow-slots");
+            tracing::warn!(
+                packets = summary.skipped.packets,
+                window = start,
+                "flows found no room, SKIPDATA written; raise --flow-table-slots or --overflow-slots"
+            );
         }
         self.sums.total.add(&summary);
-        Ok(())
+        if summary.lost_records > 0 {
+            tracing::error!(records = summary.lost_records, "given up: too many windows wait for the destination");
+        }
+        match summary.error {
+            None => Ok(()),
+            // Nobody reads any more: nothing to wait for.
+            Some(error @ SinkError::ReaderGone) => Err(Failure::Run(error.to_string())),
+            Some(error) if stop => {
+                Err(Failure::Run(format!("{} windows could not be written: {error}", summary.waiting)))
+            }
+            Some(error) => {
+                tracing::error!(%error, windows = summary.waiting, "not written, will be tried again");
+                Ok(())
+            }
+        }
     }
 
     fn say_ready(&self, sizes: &Sizes) {
@@ -256,7 +275,11 @@ impl Daemon {
         let names = if names.is_empty() { "none yet".to_owned() } else { names.join(",") };
         eprintln!(
             "flowlogd ready: interfaces={names} flows_per_cpu={} overflow={} cpus={} tables={}MiB interval={}s destination={destination}",
-            sizes.sets4 * 4, sizes.overflow, sizes.cpus, sizes.table_bytes() >> 20, self.settings.interval,
+            sizes.sets4 * 4,
+            sizes.overflow,
+            sizes.cpus,
+            sizes.table_bytes() >> 20,
+            self.settings.interval,
         );
     }
 
@@ -264,8 +287,14 @@ impl Daemon {
         let Sums { windows, with_error, total } = &self.sums;
         eprintln!(
             "flowlogd stopped: windows={windows} records={} seen_packets={} seen_bytes={} excluded_packets={} skipped_packets={} skipped_bytes={} sum_error_packets={} sum_error_bytes={} windows_with_error={with_error}",
-            total.records, total.seen.packets, total.seen.bytes, total.excluded.packets, total.skipped.packets,
-            total.skipped.bytes, total.sum_error.0, total.sum_error.1,
+            total.records,
+            total.seen.packets,
+            total.seen.bytes,
+            total.excluded.packets,
+            total.skipped.packets,
+            total.skipped.bytes,
+            total.sum_error.0,
+            total.sum_error.1,
         );
     }
 }

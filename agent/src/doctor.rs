@@ -112,9 +112,8 @@ fn realtime() -> Check {
 
 fn selected() -> Check {
     let selection = crate::select::Selection::default();
-    let names = interfaces::list().map(|all| {
-        all.into_iter().filter(|i| selection.wants(i)).map(|i| i.name).collect::<Vec<_>>()
-    });
+    let names = interfaces::list()
+        .map(|all| all.into_iter().filter(|i| selection.wants(i)).map(|i| i.name).collect::<Vec<_>>());
     match names {
         Ok(names) if !names.is_empty() => {
             Check { name: "interfaces", verdict: Verdict::Good, found: names.join(", "), fix: None }

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use crate::capture::flow::{Flow, FlowKey, Total};
 
 /// One kind of traffic that AWS does not log.
+#[allow(dead_code, reason = "source and description are for whoever reads the table or prints it")]
 pub(crate) struct Exclusion {
     /// For `--log-excluded NAME`.
     pub(crate) name: &'static str,

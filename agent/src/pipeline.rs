@@ -3,7 +3,7 @@
 //! Always: the sum is taken over everything seen, before anything is left out by choice of the user.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::capture::flow::{Drained, Flow, Total, Verdict};
 use crate::exclude::{self, Settings};
@@ -30,10 +30,12 @@ pub(crate) struct Pipeline {
     /// Also those of the last window, for what an interface did before it went away.
     interface_ids: BTreeMap<u32, String>,
     sink: Sink,
+    /// Closed windows that are not out yet, oldest first. Empty but for an outage of the sink.
+    waiting: VecDeque<Waiting>,
 }
 
 /// What became of a window.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(crate) struct Summary {
     /// Lines of any status.
     pub(crate) records: u64,
@@ -49,25 +51,26 @@ pub(crate) struct Summary {
     pub(crate) excluded_by: [Total; exclude::COUNT],
     /// Packets and bytes. Not (0, 0) is a bug of ours.
     pub(crate) sum_error: (i128, i128),
+    /// Windows that wait for the sink, and why.
+    pub(crate) waiting: u64,
+    pub(crate) error: Option<SinkError>,
+    /// Given up because too much waited.
+    pub(crate) lost_records: u64,
 }
 
 impl Pipeline {
     pub(crate) fn new(exclusions: Settings, traffic_type: TrafficType, identity: Identity, sink: Sink) -> Self {
-        let (windows, activity, interface_ids) = Default::default();
-        Self { windows, activity, exclusions, traffic_type, identity, interface_ids, sink }
+        let (windows, activity, interface_ids, waiting) = Default::default();
+        Self { windows, activity, exclusions, traffic_type, identity, interface_ids, sink, waiting }
     }
 
     pub(crate) fn absorb(&mut self, drained: Drained) {
         self.windows.absorb(drained);
     }
 
-    /// `tracked` is ifindex to interface-id. `end` is inclusive. After an error the window is lost.
-    pub(crate) fn close(
-        &mut self,
-        start: i64,
-        end: i64,
-        tracked: &BTreeMap<u32, String>,
-    ) -> Result<Summary, SinkError> {
+    /// `tracked` is ifindex to interface-id. `end` is inclusive. When the sink fails the window waits in memory and is
+    /// published again, in order, with the next one; the summary says what waits and why.
+    pub(crate) fn close(&mut self, start: i64, end: i64, tracked: &BTreeMap<u32, String>) -> Summary {
         let mut closed = self.windows.close(start, end);
         let kept = exclude::split(std::mem::take(&mut closed.flows), &self.exclusions);
         closed.flows = kept.flows;
@@ -78,22 +81,55 @@ impl Pipeline {
         // After the statuses: AWS's NODATA speaks of the interface's traffic and not of the filter's.
         closed.flows.retain(|flow| self.traffic_type.admits(flow));
 
-        self.interface_ids.extend(tracked.iter().map(|(&ifindex, id)| (ifindex, id.clone())));
-        let is_named = |ifindex: u32| self.interface_ids.contains_key(&ifindex);
+        let mut interface_ids = std::mem::replace(&mut self.interface_ids, tracked.clone());
+        interface_ids.extend(tracked.iter().map(|(&ifindex, id)| (ifindex, id.clone())));
+        let is_named = |ifindex: u32| interface_ids.contains_key(&ifindex);
         summary.flows = count(&closed.flows, |flow| is_named(flow.key.ifindex));
         summary.unnamed = closed.flows.len() as u64 - summary.flows;
         summary.nodata = count(&statuses, |(_, status)| *status == Status::NoData);
-        summary.records = self.sink.publish(&Batch {
-            account_id: &self.identity.account_id,
-            start: closed.start,
-            end: closed.end,
-            flows: &closed.flows,
-            statuses: &statuses,
-            interface_ids: &self.interface_ids,
-        })?;
-        self.interface_ids.clone_from(tracked);
-        Ok(summary)
+        self.waiting.push_back(Waiting { closed, statuses, interface_ids });
+        self.publish(&mut summary);
+        summary
     }
+
+    /// Publishes what waits, oldest first.
+    fn publish(&mut self, summary: &mut Summary) {
+        while let Some(window) = self.waiting.front() {
+            let batch = Batch {
+                account_id: &self.identity.account_id,
+                start: window.closed.start,
+                end: window.closed.end,
+                flows: &window.closed.flows,
+                statuses: &window.statuses,
+                interface_ids: &window.interface_ids,
+            };
+            match self.sink.publish(&batch) {
+                Ok(records) => summary.records += records,
+                Err(error) => {
+                    summary.error = Some(error);
+                    break;
+                }
+            }
+            self.waiting.pop_front();
+        }
+        // Memory is bounded: only when the bound is passed is the oldest given up, and that is counted.
+        while self.waiting.iter().map(|window| window.closed.flows.len()).sum::<usize>() > WAITING_FLOWS_MAX {
+            let Some(oldest) = self.waiting.pop_front() else { break };
+            summary.lost_records += (oldest.closed.flows.len() + oldest.statuses.len()) as u64;
+        }
+        summary.waiting = self.waiting.len() as u64;
+    }
+}
+
+/// Flows of windows that wait for their sink: about 300 MB.
+const WAITING_FLOWS_MAX: usize = 4_000_000;
+
+/// A closed window that is not out yet.
+struct Waiting {
+    closed: Closed,
+    /// NODATA and SKIPDATA.
+    statuses: Vec<(u32, Status)>,
+    interface_ids: BTreeMap<u32, String>,
 }
 
 impl Summary {
@@ -110,6 +146,7 @@ impl Summary {
         }
         self.sum_error.0 += other.sum_error.0;
         self.sum_error.1 += other.sum_error.1;
+        self.lost_records += other.lost_records;
     }
 }
 
@@ -207,11 +244,44 @@ mod tests {
         lines
     }
 
+    type Figures = (u64, u64, u64, u64, [Total; 3], [Total; exclude::COUNT], (i128, i128), u64);
+
+    fn figures(s: &Summary) -> Figures {
+        assert!(s.error.is_none());
+        let totals = [s.seen, s.skipped, s.excluded];
+        (s.records, s.flows, s.nodata, s.unnamed, totals, s.excluded_by, s.sum_error, s.waiting)
+    }
+
+    #[test]
+    fn a_window_waits_for_its_sink() {
+        let root = tempfile::tempdir().unwrap();
+        let mut pipeline = pipeline(root.path(), TrafficType::All);
+        // A file where the year's folder should be: no object can be made.
+        let year = root.path().join("AWSLogs/000000000000/vpcflowlogs/on-prem-1/1970");
+        std::fs::write(&year, "").unwrap();
+        for (start, waiting) in [(0, 1), (60, 2)] {
+            pipeline.absorb(drained(vec![flow(1, Verdict::Accept, "10.0.0.9")], 0));
+            let got = pipeline.close(start, start + 59, &tracked(&[1]));
+            assert_eq!((got.records, got.waiting, got.error.is_some(), got.lost_records), (0, waiting, true, 0));
+        }
+        std::fs::remove_file(&year).unwrap();
+        let got = pipeline.close(120, 179, &tracked(&[1]));
+        assert_eq!((got.records, got.waiting, got.error.is_none()), (3, 0, true));
+        assert_eq!(
+            lines(root.path()),
+            [
+                "2 000000000000 eni-1 - - - - - - - 120 179 - NODATA",
+                "2 000000000000 eni-1 10.0.0.1 10.0.0.9 5000 53 17 1 60 5 6 ACCEPT OK",
+                "2 000000000000 eni-1 10.0.0.1 10.0.0.9 5000 53 17 1 60 60 60 ACCEPT OK",
+            ]
+        );
+    }
+
     #[test]
     fn windows_become_lines() {
         let root = tempfile::tempdir().unwrap();
         let mut pipeline = pipeline(root.path(), TrafficType::All);
-        assert_eq!(pipeline.close(0, 59, &tracked(&[1, 2])).unwrap(), Summary::default());
+        assert_eq!(figures(&pipeline.close(0, 59, &tracked(&[1, 2]))), figures(&Summary::default()));
         assert!(lines(root.path()).is_empty());
 
         let flows = vec![
@@ -232,13 +302,13 @@ mod tests {
             excluded_by,
             ..Summary::default()
         };
-        assert_eq!(pipeline.close(0, 59, &tracked(&[1, 2])).unwrap(), want);
+        assert_eq!(figures(&pipeline.close(0, 59, &tracked(&[1, 2]))), figures(&want));
 
         // 1 goes away after a last packet and is still known by its id; nothing of it follows.
         pipeline.absorb(drained(vec![flow(1, Verdict::Accept, "10.0.0.8")], 7));
-        let got = pipeline.close(60, 119, &tracked(&[2])).unwrap();
+        let got = pipeline.close(60, 119, &tracked(&[2]));
         assert_eq!((got.records, got.skipped.packets, got.sum_error), (2, 7, (0, 0)));
-        assert_eq!(pipeline.close(120, 179, &tracked(&[2])).unwrap(), Summary::default());
+        assert_eq!(figures(&pipeline.close(120, 179, &tracked(&[2]))), figures(&Summary::default()));
 
         assert_eq!(
             lines(root.path()),
@@ -257,7 +327,7 @@ mod tests {
         let mut pipeline = pipeline(root.path(), TrafficType::All);
         for (dst, nodata) in [("169.254.169.253", 0), ("10.0.0.9", 0), ("169.254.169.253", 1)] {
             pipeline.absorb(drained(vec![flow(1, Verdict::Accept, dst)], 0));
-            assert_eq!(pipeline.close(0, 59, &tracked(&[1])).unwrap().nodata, nodata);
+            assert_eq!(pipeline.close(0, 59, &tracked(&[1])).nodata, nodata);
         }
     }
 
@@ -272,7 +342,7 @@ mod tests {
                 flow(1, Verdict::Accept, "10.0.0.8"),
             ];
             pipeline.absorb(drained(flows, 0));
-            let got = pipeline.close(0, 59, &tracked(&[1])).unwrap();
+            let got = pipeline.close(0, 59, &tracked(&[1]));
             assert_eq!((got.records, got.flows, got.nodata, got.sum_error), (records, records, 0, (0, 0)));
         }
     }

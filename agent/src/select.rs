@@ -77,7 +77,11 @@ mod tests {
             (&[], &["10.0.0.0/8"], "eth1", &["192.0.2.1"], false),
             (&["eth1"], &["10.0.0.0/8"], "eth1", &["192.0.2.1"], true),
         ] {
-            assert_eq!(selection(globs, subnets).wants(&interface(name, addresses)), wanted, "{globs:?} {subnets:?} {name}");
+            assert_eq!(
+                selection(globs, subnets).wants(&interface(name, addresses)),
+                wanted,
+                "{globs:?} {subnets:?} {name}"
+            );
         }
     }
 

@@ -1,7 +1,7 @@
 //! Headers of every kind: the right key, or a counted refusal.
 use super::{ethernet, flows, ipv4, ipv6, open, run, tcp, udp};
-use flowlogd::capture::{Capture, Offload};
 use flowlogd::capture::flow::{Direction, Total};
+use flowlogd::capture::{Capture, Offload};
 
 /// protocol, source port, destination port, bytes, flags.
 type Expected = (u8, u16, u16, u64, u8);
@@ -28,7 +28,8 @@ fn check(capture: &mut Capture, what: &str, program: &'static str, packet: &[u8]
 #[test]
 fn ipv4_keys() {
     let mut capture = open();
-    let plain = |protocol, payload: &[u8]| ethernet(0x0800, &ipv4(protocol, 20 + payload.len() as u16, 0, 1, &[], payload));
+    let plain =
+        |protocol, payload: &[u8]| ethernet(0x0800, &ipv4(protocol, 20 + payload.len() as u16, 0, 1, &[], payload));
     for (what, packet, expected) in [
         ("tcp syn", plain(6, &tcp(2, 0)), (6, 443, 50000, 40, 2)),
         ("tcp syn-ack", plain(6, &tcp(0x12, 0)), (6, 443, 50000, 40, 18)),
@@ -84,8 +85,11 @@ fn ipv6_chains() {
         ("plain tcp", wrap(6, &tcp(2, 0)), (6, 443, 50000, 60, 2)),
         ("hop-by-hop", wrap(0, &with(&destination(6), &tcp(2, 0))), (6, 443, 50000, 68, 2)),
         ("routing", wrap(43, &with(&destination(17), &udp(4))), (17, 53, 33000, 60, 0)),
-        ("hop, dest, routing", wrap(0, &with(&[destination(60), destination(43), destination(6)].concat(), &tcp(1, 0))),
-            (6, 443, 50000, 84, 1)),
+        (
+            "hop, dest, routing",
+            wrap(0, &with(&[destination(60), destination(43), destination(6)].concat(), &tcp(1, 0))),
+            (6, 443, 50000, 84, 1),
+        ),
         // Authentication header: length in 4-byte units, minus 2.
         ("ah", wrap(51, &with(&[6, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1], &tcp(2, 0))), (6, 443, 50000, 72, 2)),
         ("atomic fragment", wrap(44, &with(&[17, 0, 0, 0, 0, 0, 0, 9], &udp(4))), (17, 53, 33000, 60, 0)),

@@ -31,7 +31,7 @@ fn run_steps(steps: &mut Steps, unit: bool, filter: Option<&str>) -> Result<()> 
     steps.cargo("clippy", clippy)?;
     deny(steps)?;
     steps.cargo("unit tests", filtered(cargo(["test"]), filter))?;
-    steps.cargo("parser tests", filtered(cargo(["test", "--package", "agent-ebpf", "--lib"]), filter))?;
+    steps.cargo("parser tests", filtered(cargo(["test", "--package", "agent-ebpf"]), filter))?;
     if unit {
         return Ok(());
     }

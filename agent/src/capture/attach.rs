@@ -41,7 +41,9 @@ fn attach_one(
         // Before any program that redirects or drops, after any that changes what leaves.
         (Hook::Tcx, TcAttachType::Ingress) => TcAttachOptions::TcxOrder(LinkOrder::first()),
         (Hook::Tcx, _) => TcAttachOptions::TcxOrder(LinkOrder::last()),
-        (Hook::Clsact, TcAttachType::Ingress) => TcAttachOptions::Netlink(NlOptions { priority: 1, ..Default::default() }),
+        (Hook::Clsact, TcAttachType::Ingress) => {
+            TcAttachOptions::Netlink(NlOptions { priority: 1, ..Default::default() })
+        }
         (Hook::Clsact, _) => TcAttachOptions::Netlink(NlOptions::default()),
     };
     let program = program(ebpf, name)?;

@@ -160,9 +160,8 @@ impl Loaded {
     pub(crate) fn read(&mut self, epoch: u32) -> Result<Drained, Error> {
         let clock = self.read_clock()?;
         let mut flows = Vec::new();
-        let decode4 = |e: &[u64; WORDS4]| {
-            (e[1] != 0).then(|| flow(key(e[1], v4(e[0]), v4(e[0] >> 32)), e[2], e[3], &clock))
-        };
+        let decode4 =
+            |e: &[u64; WORDS4]| (e[1] != 0).then(|| flow(key(e[1], v4(e[0]), v4(e[0] >> 32)), e[2], e[3], &clock));
         scan(&self.flow4, self.shape4(), epoch, decode4, &mut flows);
         let decode6 = |e: &[u64; WORDS6]| {
             (e[4] != 0).then(|| flow(key(e[4], v6([e[0], e[1]]), v6([e[2], e[3]])), e[5], e[6], &clock))
@@ -197,7 +196,14 @@ impl Loaded {
             };
             let per_cpu = values.iter().filter(|value| value[0] != 0).map(|value| {
                 let (first, last) = (clock.seconds(value[2]), clock.seconds(value[3]));
-                Flow { key, packets: value[0], bytes: value[1], first, last: last.max(first), tcp_flags: value[4] as u8 }
+                Flow {
+                    key,
+                    packets: value[0],
+                    bytes: value[1],
+                    first,
+                    last: last.max(first),
+                    tcp_flags: value[4] as u8,
+                }
             });
             flows.extend(per_cpu.reduce(|mut all, one| {
                 merge(&mut all, &one);
@@ -223,8 +229,8 @@ impl Loaded {
                 bytes: self.interfaces.load(start + 2 + 2 * i),
             };
             sums[CAUSES] += count(0);
-            for cause in 0..CAUSES {
-                sums[cause] += count(1 + cause);
+            for (cause, sum) in sums.iter_mut().take(CAUSES).enumerate() {
+                *sum += count(1 + cause);
             }
         }
         for entry in self.interface_overflow.iter() {
@@ -279,7 +285,8 @@ impl Loaded {
         };
         crowded(&self.flow4, self.shape4(), 1)
             || crowded(&self.flow6, self.shape6(), 4)
-            || self.overflow.keys().take(self.sizes.overflow as usize / 4 + 1).count() > self.sizes.overflow as usize / 4
+            || self.overflow.keys().take(self.sizes.overflow as usize / 4 + 1).count()
+                > self.sizes.overflow as usize / 4
     }
 }
 

@@ -133,7 +133,10 @@ pub(crate) fn load(sizes: Sizes) -> Result<Loaded, Error> {
         flow6: mapped("FLOW6", half(sizes.sets6, size_of::<Set6>()))?,
         interfaces: mapped("INTERFACES", half(sizes.sets_interface, size_of::<InterfaceSet>()))?,
         overflow: ebpf.take_map("OVERFLOW").ok_or(Error::Missing("OVERFLOW"))?.try_into()?,
-        interface_overflow: ebpf.take_map("INTERFACE_OVERFLOW").ok_or(Error::Missing("INTERFACE_OVERFLOW"))?.try_into()?,
+        interface_overflow: ebpf
+            .take_map("INTERFACE_OVERFLOW")
+            .ok_or(Error::Missing("INTERFACE_OVERFLOW"))?
+            .try_into()?,
         clock: ebpf.take_map("CLOCK").ok_or(Error::Missing("CLOCK"))?.try_into()?,
         grace: GracePeriod::new().map_err(|source| Error::Io { what: "create the grace-period map", source })?,
         _maps: maps,
@@ -153,7 +156,11 @@ impl Loaded {
         let program = program(&mut self.ebpf, "clock")?;
         // The least that BPF_PROG_TEST_RUN accepts is an Ethernet header.
         let packet = [0; 14];
-        program.test_run(TestRunOptions { data_in: Some(&packet), attrs: TestRunAttrs::new(), ..Default::default() })?;
+        program.test_run(TestRunOptions {
+            data_in: Some(&packet),
+            attrs: TestRunAttrs::new(),
+            ..Default::default()
+        })?;
         let jiffies = self.clock.get(&0, 0)?;
         Ok(Reading::new(self.ticks, jiffies, std::time::SystemTime::now()))
     }
@@ -166,7 +173,9 @@ mod tests {
     #[test]
     fn sizes_follow_cpus_and_ram() {
         let gib = 1 << 30;
-        for (cpus, ram, sets4) in [(2, 24 * gib, 16_384), (64, 256 * gib, 16_384), (64, 16 * gib, 4_096), (4, gib / 2, 2_048)] {
+        for (cpus, ram, sets4) in
+            [(2, 24 * gib, 16_384), (64, 256 * gib, 16_384), (64, 16 * gib, 4_096), (4, gib / 2, 2_048)]
+        {
             let sizes = Sizes::for_machine(cpus, ram);
             assert_eq!(sizes.sets4, sets4, "{cpus} CPUs, {ram} bytes");
             assert!(sizes.table_bytes() <= (ram / RAM_SHARE).max(1 << 20) + u64::from(cpus) * 262_144);

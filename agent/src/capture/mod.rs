@@ -14,8 +14,8 @@ mod testrun;
 
 use std::collections::BTreeMap;
 
-pub use attach::Hook;
 use attach::Attachment;
+pub use attach::Hook;
 use flow::Drained;
 use interfaces::Interface;
 use load::Loaded;

@@ -34,9 +34,7 @@ impl Capture {
         repeat: u32,
     ) -> Result<(u32, Duration), Error> {
         let mut context = [0; CONTEXT_LEN];
-        for (at, value) in
-            [(WIRE_LEN, offload.wire_len), (GSO_SEGS, offload.gso_segs), (GSO_SIZE, offload.gso_size)]
-        {
+        for (at, value) in [(WIRE_LEN, offload.wire_len), (GSO_SEGS, offload.gso_segs), (GSO_SIZE, offload.gso_size)] {
             context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
         }
         let program = program(&mut self.loaded.ebpf, name)?;

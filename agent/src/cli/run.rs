@@ -83,9 +83,7 @@ impl Args {
     fn destination(&self) -> Result<Destination, Failure> {
         match (self.log_destination_type.as_str(), &self.log_destination) {
             ("directory", Some(path)) => Ok(Destination::Directory(path.clone())),
-            ("directory", None) => {
-                Err(usage("--log-destination-type", "directory", "needs --log-destination PATH"))
-            }
+            ("directory", None) => Err(usage("--log-destination-type", "directory", "needs --log-destination PATH")),
             (_, None) => Ok(Destination::Stdout),
             (_, Some(path)) => {
                 Err(usage("--log-destination", path.display(), "needs --log-destination-type directory"))
