@@ -5,6 +5,7 @@ mod doctor;
 mod run;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use std::process::ExitCode;
 
 const EXAMPLES: &str = "\
@@ -61,7 +62,10 @@ impl From<crate::capture::Error> for Failure {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) if !error.use_stderr() => error.exit(),
+        // Asked for, or nothing was said at all: the whole help.
+        Err(error) if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            error.exit()
+        }
         Err(error) => {
             // One line: clap's first one names the flag and the value.
             let text = error.to_string();
