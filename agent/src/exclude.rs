@@ -97,6 +97,10 @@ impl Settings {
     ) -> Result<Self, UnknownExclusion> {
         let mut enabled = [true; COUNT];
         for name in disabled {
+            if name == "all" {
+                enabled = [false; COUNT];
+                continue;
+            }
             let Some(at) = EXCLUSIONS.iter().position(|exclusion| exclusion.name == name) else {
                 let known = EXCLUSIONS.map(|exclusion| exclusion.name).join(", ");
                 return Err(UnknownExclusion { name: name.clone(), known });

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use flowlogd_tests::agent::{Agent, Options};
 use flowlogd_tests::netns::{Netns, Pair};
 use flowlogd_tests::nft::Ledger;
-use flowlogd_tests::{ICMP, Totals, records, traffic};
+use flowlogd_tests::{ICMP, Totals, python, records, traffic};
 
 /// Packets through the clsact queueing discipline, both directions.
 fn clsact_packets(ns: &Netns) -> Result<u64> {
@@ -49,5 +49,29 @@ fn classifiers_see_every_packet_and_stay() -> Result<()> {
     let start = clsact_packets(&pair.a)?;
     traffic::ping(&pair.a, Pair::B4, 2)?;
     ensure!(clsact_packets(&pair.a)? >= start + 4, "classifiers stopped with the agent");
+    Ok(())
+}
+
+/// Two agents are each other's foreign TCX program.
+#[test]
+fn two_agents_count_the_same() -> Result<()> {
+    let pair = Pair::new()?;
+    let options = Options::on(&["a0"]).interval(600);
+    let first = Agent::start(&pair.a, &options)?;
+    let second = Agent::start(&pair.a, &options)?;
+    ensure!(python::tcx_programs(&pair.a, "a0")? == (2, 2), "not two programs each way");
+    traffic::ping(&pair.a, Pair::B4, 5)?;
+    let first = first.stop()?;
+    ensure!(python::tcx_programs(&pair.a, "a0")? == (1, 1), "the first took the second along");
+    traffic::ping(&pair.a, Pair::B4, 4)?;
+    let second = second.stop()?;
+    ensure!(python::tcx_programs(&pair.a, "a0")? == (0, 0), "still attached");
+    for (stopped, packets) in [(first, 5), (second, 9)] {
+        stopped.expect_nothing_lost()?;
+        let logged: Vec<_> =
+            records::by_hosts(&stopped.records).into_iter().filter(|(hosts, _)| hosts.protocol == ICMP).collect();
+        let echoes = Totals { packets, bytes: packets * 84 };
+        ensure!(logged.len() == 2 && logged.iter().all(|(_, totals)| *totals == echoes), "{logged:?}, not {echoes}");
+    }
     Ok(())
 }

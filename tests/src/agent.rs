@@ -118,6 +118,7 @@ pub struct Agent {
 pub struct Stopped {
     pub records: Vec<Record>,
     pub stderr: Vec<String>,
+    pub stdout: Vec<String>,
     /// The fields of the line `flowlogd stopped: name=value ...`.
     pub summary: BTreeMap<String, u64>,
 }
@@ -198,8 +199,13 @@ impl Agent {
     }
 
     /// Interrupts the agent and requires a clean, timely exit.
-    pub fn stop(mut self) -> Result<Stopped> {
-        kill(Pid::from_raw(self.child.id().try_into()?), Signal::SIGINT)?;
+    pub fn stop(self) -> Result<Stopped> {
+        self.stop_by(Signal::SIGINT)
+    }
+
+    /// As [`Self::stop`], by another signal.
+    pub fn stop_by(mut self, signal: Signal) -> Result<Stopped> {
+        kill(Pid::from_raw(self.child.id().try_into()?), signal)?;
         let status = wait_exit(&mut self.child, STOP_LIMIT)?;
         // End of file on both streams: every line the agent wrote is here.
         wait_for("end of the agent's output", STOP_LIMIT, || {
@@ -217,7 +223,14 @@ impl Agent {
                 Ok((name.to_owned(), value.parse().with_context(|| line.to_owned())?))
             })
             .collect::<Result<_>>()?;
-        Ok(Stopped { records: self.records()?, stderr, summary })
+        Ok(Stopped { records: self.records()?, stderr, stdout: snapshot(&self.stdout.0), summary })
+    }
+
+    /// Ends the agent without a chance to clean up, and reads what it has left in its destination.
+    pub fn kill(mut self) -> Result<Vec<Record>> {
+        self.child.kill()?;
+        self.child.wait()?;
+        self.records()
     }
 }
 

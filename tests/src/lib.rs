@@ -1,11 +1,13 @@
 //! Harness for the end-to-end scenarios: namespaces, traffic, the agent under
 //! test, and a packet ledger that shares no code with it.
 //!
-//! Needs root, iproute2, nftables, ethtool, iperf3, ping, nsenter and setpriv.
+//! Needs root, iproute2, nftables, ethtool, iperf3, ping, nsenter, setpriv and
+//! python3 (what Rust has no safe interface for: tun, raw frames, bpf queries).
 
 pub mod agent;
 pub mod netns;
 pub mod nft;
+pub mod python;
 pub mod records;
 pub mod traffic;
 

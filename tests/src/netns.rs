@@ -127,9 +127,13 @@ impl Netns {
     }
 
     pub fn spawn(&self, line: &str) -> Result<Background> {
+        self.spawn_argv(&line.split_whitespace().collect::<Vec<_>>())
+    }
+
+    pub fn spawn_argv(&self, argv: &[&str]) -> Result<Background> {
         let child = Command::new("ip")
             .args(["netns", "exec", &self.name])
-            .args(line.split_whitespace())
+            .args(argv)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
-use nix::net::if_::InterfaceFlags;
+use nix::net::if_::{InterfaceFlags, if_nametoindex};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt, socket, sockopt,
 };
@@ -32,9 +32,21 @@ pub fn list() -> Result<Vec<Interface>, Errno> {
     let mut by_name: BTreeMap<String, Interface> = BTreeMap::new();
     let mut addresses: Vec<(String, IpAddr)> = Vec::new();
     for entry in getifaddrs()? {
-        let Some(address) = entry.address else { continue };
         // An alias label (eth0:1) stands for its interface.
         let name = entry.interface_name.split(':').next().unwrap_or_default().to_owned();
+        let Some(address) = entry.address else {
+            // A link without a link-layer address (tun, WireGuard, PPP): getifaddrs gives its name and flags only.
+            let index = if_nametoindex(name.as_str()).unwrap_or_default();
+            let loopback = entry.flags.contains(InterfaceFlags::IFF_LOOPBACK);
+            by_name.entry(name.clone()).or_insert(Interface {
+                index,
+                name,
+                addresses: Vec::new(),
+                loopback,
+                bare: true,
+            });
+            continue;
+        };
         if let Some(link) = address.as_link_addr() {
             let interface = Interface {
                 index: u32::try_from(link.ifindex()).unwrap_or_default(),

@@ -1,0 +1,75 @@
+//! What needs system calls that Rust has no safe interface for.
+
+use anyhow::{Context, Result};
+
+use crate::netns::{Background, Netns};
+
+/// Debian's own, not one that a version manager shadows.
+const PYTHON: &str = "/usr/bin/python3";
+
+/// bpf(BPF_PROG_QUERY) on `BPF_TCX_INGRESS` and `BPF_TCX_EGRESS`.
+const TCX: &str = r#"
+import ctypes, os, platform, socket, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+number = {"x86_64": 321, "aarch64": 280}[platform.machine()]
+counts = []
+for side in (46, 47):
+    attr = ctypes.create_string_buffer(struct.pack("=IIIIQIIQQQQ", socket.if_nametoindex(sys.argv[1]), side, *[0] * 9), 64)
+    if libc.syscall(number, 16, attr, len(attr)) != 0 and ctypes.get_errno() != 28:
+        sys.exit(os.strerror(ctypes.get_errno()))
+    counts.append(struct.unpack_from("=I", attr, 24)[0])
+print(*counts)
+"#;
+
+/// Answers UDP datagrams by swapping the ends, as many as are asked for, and says how many packets and IP bytes that was.
+const TUN: &str = r#"
+import fcntl, os, signal, struct, sys
+signal.alarm(60)
+tun = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", sys.argv[1].encode(), 0x1001))
+totals = {4: [0, 0], 6: [0, 0]}
+left = int(sys.argv[2])
+while left:
+    packet = os.read(tun, 65536)
+    version = packet[0] >> 4
+    at, size, l4 = (12, 4, (packet[0] & 15) * 4) if version == 4 else (8, 16, 40)
+    if packet[9 if version == 4 else 6] != 17:
+        continue
+    packet = (packet[:at] + packet[at + size : at + 2 * size] + packet[at : at + size] + packet[at + 2 * size : l4]
+        + packet[l4 + 2 : l4 + 4] + packet[l4 : l4 + 2] + packet[l4 + 4 :])
+    os.write(tun, packet)
+    totals[version][0] += 1
+    totals[version][1] += len(packet)
+    left -= 1
+print(*totals[4], *totals[6])
+"#;
+
+/// Sends frames, given in hexadecimal.
+const FRAMES: &str = r#"
+import socket, sys
+link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+link.bind((sys.argv[1], 0))
+for frame in sys.argv[2:]:
+    link.send(bytes.fromhex(frame))
+"#;
+
+/// Programs attached to a device by TCX, ingress and egress.
+pub fn tcx_programs(ns: &Netns, device: &str) -> Result<(u32, u32)> {
+    let text = ns.run(&[PYTHON, "-c", TCX, device])?;
+    let (ingress, egress) = text.trim().split_once(' ').context("two counts")?;
+    Ok((ingress.parse()?, egress.parse()?))
+}
+
+/// Sends whole frames from `device`.
+pub fn send_frames(ns: &Netns, device: &str, frames: &[Vec<u8>]) -> Result<()> {
+    let hex = frames.iter().map(|frame| frame.iter().map(|byte| format!("{byte:02x}")).collect());
+    let argv: Vec<String> = [PYTHON, "-c", FRAMES, device].into_iter().map(str::to_owned).chain(hex).collect();
+    ns.run(&argv)?;
+    Ok(())
+}
+
+/// Reads `count` UDP packets from a tun device and writes each back with its ends swapped. Prints packets and IP bytes
+/// of IPv4, then of IPv6.
+pub fn tun_echo(ns: &Netns, device: &str, count: u64) -> Result<Background> {
+    ns.spawn_argv(&[PYTHON, "-c", TUN, device, &count.to_string()])
+}
