@@ -37,7 +37,7 @@ fn epoch() -> u32 {
 }
 
 #[inline(always)]
-fn sample(skb: *mut __sk_buff, direction: u8, transport: &Transport) -> Sample {
+pub fn sample(skb: *mut __sk_buff, direction: u8, transport: &Transport) -> Sample {
     Sample {
         epoch: epoch(),
         // SAFETY: context field, checked by the verifier.

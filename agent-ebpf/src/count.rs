@@ -25,7 +25,7 @@ pub struct Sample {
 }
 
 #[inline(always)]
-fn now() -> u64 {
+pub fn now() -> u64 {
     // SAFETY: no arguments; inlined to a load on 64-bit machines.
     unsafe { bpf_jiffies64() >> settings::time_shift() }
 }
@@ -176,7 +176,7 @@ fn unpacked(n: &Packed) -> WideCounters {
 }
 
 #[inline(always)]
-fn wide4(addresses: u64, sample: &Sample) -> WideKey {
+pub fn wide4(addresses: u64, sample: &Sample) -> WideKey {
     WideKey {
         src: [addresses & 0xffff_ffff, 0],
         dst: [addresses >> 32, 0],
@@ -191,7 +191,7 @@ fn wide4(addresses: u64, sample: &Sample) -> WideKey {
 }
 
 #[inline(always)]
-fn wide6(src: &[u64; 2], dst: &[u64; 2], sample: &Sample) -> WideKey {
+pub fn wide6(src: &[u64; 2], dst: &[u64; 2], sample: &Sample) -> WideKey {
     WideKey {
         src: *src,
         dst: *dst,
@@ -255,7 +255,7 @@ fn wide(key: &WideKey, counters: &WideCounters) -> bool {
 }
 
 #[inline(always)]
-fn merge(value: &mut WideCounters, counters: &WideCounters) {
+pub fn merge(value: &mut WideCounters, counters: &WideCounters) {
     // Another CPU's insert leaves zeros here: no time yet.
     if value.packets == 0 {
         value.first = counters.first;

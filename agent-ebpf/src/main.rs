@@ -11,11 +11,14 @@ mod maps;
 mod reader;
 #[cfg(target_arch = "bpf")]
 mod settings;
+#[cfg(target_arch = "bpf")]
+mod yardstick;
 
 #[cfg(target_arch = "bpf")]
 mod entry {
     use crate::classify::classify;
     use crate::count;
+    use crate::yardstick;
     use agent_common::{EGRESS, INGRESS};
     use aya_ebpf::bindings::TC_ACT_UNSPEC;
     use aya_ebpf::macros::classifier;
@@ -56,6 +59,13 @@ mod entry {
     /// The yardstick of the benchmarks: a classifier that does nothing.
     #[classifier]
     pub fn empty(_ctx: TcContext) -> i32 {
+        TC_ACT_UNSPEC
+    }
+
+    /// The other yardstick: the ingress classifier over a per-CPU hash. The agent never loads it.
+    #[classifier]
+    pub fn ingress_hash(ctx: TcContext) -> i32 {
+        yardstick::classify(ctx.skb.skb);
         TC_ACT_UNSPEC
     }
 

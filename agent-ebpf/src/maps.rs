@@ -23,6 +23,10 @@ pub static FLOW6: Array<Set6> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static OVERFLOW: PerCpuHashMap<WideKey, WideCounters> = PerCpuHashMap::with_max_entries(1, 0);
 
+/// The benchmark's yardstick: one element in an agent, as no program that it loads uses it.
+#[map]
+pub static YARDSTICK: PerCpuHashMap<WideKey, WideCounters> = PerCpuHashMap::with_max_entries(1, 0);
+
 /// `[epoch & 1][cpu][set]` of per-interface totals.
 #[map]
 pub static INTERFACES: Array<InterfaceSet> = Array::with_max_entries(1, BPF_F_MMAPABLE);

@@ -1,5 +1,7 @@
 //! flowlogd: VPC Flow Logs for any Linux host. `ARCHITECTURE.md` tells the way of a packet.
 
+#[doc(hidden)]
+pub mod bench;
 pub mod capture;
 pub mod cli;
 

@@ -28,15 +28,10 @@ pub(crate) struct Attachment {
 fn attach_one(
     ebpf: &mut Ebpf,
     interface: &Interface,
+    name: &'static str,
     at: TcAttachType,
     hook: Hook,
 ) -> Result<SchedClassifierLink, Error> {
-    let name = match (at, interface.bare) {
-        (TcAttachType::Ingress, false) => "ingress",
-        (TcAttachType::Ingress, true) => "ingress_bare",
-        (_, false) => "egress",
-        (_, true) => "egress_bare",
-    };
     let options = match (hook, at) {
         // Before any program that redirects or drops, after any that changes what leaves.
         (Hook::Tcx, TcAttachType::Ingress) => TcAttachOptions::TcxOrder(LinkOrder::first()),
@@ -53,9 +48,22 @@ fn attach_one(
 
 /// Attaches both programs.
 pub(crate) fn attach(ebpf: &mut Ebpf, interface: &Interface) -> Result<Attachment, Error> {
+    attach_programs(
+        ebpf,
+        interface,
+        if interface.bare { ["ingress_bare", "egress_bare"] } else { ["ingress", "egress"] },
+    )
+}
+
+/// Attaches these two: the ingress program, then the egress one.
+pub(crate) fn attach_programs(
+    ebpf: &mut Ebpf,
+    interface: &Interface,
+    [ingress, egress]: [&'static str; 2],
+) -> Result<Attachment, Error> {
     let both = |ebpf: &mut Ebpf, hook| -> Result<Attachment, Error> {
-        let ingress = attach_one(ebpf, interface, TcAttachType::Ingress, hook)?;
-        let egress = attach_one(ebpf, interface, TcAttachType::Egress, hook)?;
+        let ingress = attach_one(ebpf, interface, ingress, TcAttachType::Ingress, hook)?;
+        let egress = attach_one(ebpf, interface, egress, TcAttachType::Egress, hook)?;
         Ok(Attachment { hook, _links: [ingress, egress] })
     };
     match both(ebpf, Hook::Tcx) {

@@ -35,6 +35,8 @@ pub struct Sizes {
     pub sets_interface: u32,
     /// Entries of the overflow hash.
     pub overflow: u32,
+    /// Entries of the benchmark's hash. Above 1 loads `ingress_hash`, which an agent never does.
+    pub yardstick: u32,
 }
 
 impl Sizes {
@@ -44,7 +46,7 @@ impl Sizes {
         let per_set = 2 * u64::from(cpus) * (size_of::<Set4>() as u64 + size_of::<Set6>() as u64 / 2);
         let wanted = (ram_bytes / RAM_SHARE / per_set.max(1)).clamp(SETS4_MIN, SETS4_MAX);
         let sets4 = 1 << wanted.ilog2();
-        Self { cpus, sets4, sets6: sets4 / 2, sets_interface: SETS_INTERFACE, overflow: OVERFLOW_DEFAULT }
+        Self { cpus, sets4, sets6: sets4 / 2, sets_interface: SETS_INTERFACE, overflow: OVERFLOW_DEFAULT, yardstick: 1 }
     }
 
     /// IPv4 flows of one CPU and epoch.
@@ -113,9 +115,13 @@ pub(crate) fn load(sizes: Sizes) -> Result<Loaded, Error> {
         .map_max_entries("FLOW6", sizes.sets6 * sizes.cpus * 2)
         .map_max_entries("INTERFACES", sizes.sets_interface * sizes.cpus * 2)
         .map_max_entries("OVERFLOW", sizes.overflow)
+        .map_max_entries("YARDSTICK", sizes.yardstick)
         .load(OBJECT)?;
     for name in ["ingress", "egress", "ingress_bare", "egress_bare", "clock", "empty"] {
         program(&mut ebpf, name)?.load()?;
+    }
+    if sizes.yardstick > 1 {
+        program(&mut ebpf, "ingress_hash")?.load()?;
     }
     let mut maps = Vec::new();
     let mut mapped = |name: &'static str, bytes: u64| -> Result<Mapped, Error> {

@@ -20,7 +20,7 @@ use flow::Drained;
 use interfaces::Interface;
 use load::Loaded;
 pub use load::Sizes;
-pub use testrun::Offload;
+pub use testrun::{DrainTimes, Offload};
 
 /// What can go wrong between us and the kernel.
 #[derive(Debug, thiserror::Error)]

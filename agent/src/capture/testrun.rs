@@ -1,11 +1,15 @@
-//! Runs a program on a packet of the caller's (BPF_PROG_TEST_RUN), for tests and benchmarks.
+//! What only tests and benchmarks need: a program run on a packet of the caller's (BPF_PROG_TEST_RUN), a drain in
+//! steps with their times, an empty program on an interface.
 //! Nothing is attached and nothing reaches a network; the tables are this capture's own.
 #![forbid(unsafe_code)]
 
+use super::attach::attach_programs;
+use super::flow::Drained;
+use super::interfaces::Interface;
 use super::load::program;
 use super::{Capture, Error};
 use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the kernel would have set in the skb. Zeros: an ordinary packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,7 +27,7 @@ const GSO_SEGS: usize = 164;
 const GSO_SIZE: usize = 176;
 
 impl Capture {
-    /// Runs `name` (`ingress`, `egress`, `ingress_bare`, `egress_bare`, `empty`) `repeat` times. The packet starts with
+    /// Runs `name` (`ingress`, `egress`, `ingress_bare`, `egress_bare`, `empty`, `ingress_hash`) `repeat` times. The packet starts with
     /// an Ethernet header, also for the bare programs, which the kernel takes off itself only on ingress of a device
     /// without one. Returns the program's value and the average time of a run.
     pub fn test_run(
@@ -48,4 +52,32 @@ impl Capture {
         })?;
         Ok((result.return_value, result.duration))
     }
+
+    /// A drain with the times of its steps.
+    pub fn drain_timed(&mut self) -> Result<(Drained, DrainTimes), Error> {
+        let start = Instant::now();
+        let epoch = self.loaded.swap()?;
+        let swapped = Instant::now();
+        let drained = self.loaded.read(epoch)?;
+        let read = Instant::now();
+        self.loaded.clear(epoch)?;
+        Ok((drained, DrainTimes { swap: swapped - start, read: read - swapped, clear: read.elapsed() }))
+    }
+
+    /// Puts the empty program on both directions of an interface that this capture does not watch.
+    pub fn attach_empty(&mut self, interface: &Interface) -> Result<(), Error> {
+        let attachment = attach_programs(&mut self.loaded.ebpf, interface, ["empty", "empty"])?;
+        self.attached.insert(interface.index, (interface.clone(), attachment));
+        Ok(())
+    }
+}
+
+/// What the steps of a drain took.
+#[derive(Clone, Copy, Debug)]
+pub struct DrainTimes {
+    /// Waiting for a grace period, mostly.
+    pub swap: Duration,
+    /// Scan of the tables and of the overflow hash, merged over the CPUs.
+    pub read: Duration,
+    pub clear: Duration,
 }

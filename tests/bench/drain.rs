@@ -1,0 +1,81 @@
+//! What the end of a window costs, step by step, by number of flows.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use flowlogd::bench;
+use flowlogd::capture::{Capture, Offload, Sizes};
+
+use crate::packet::Packets;
+use crate::report::{Cell, Table};
+use crate::{Settings, ensure_counted, machine, min_median};
+
+/// Steps of one drain.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Swap,
+    ScanMerge,
+    Clear,
+    Window,
+    Format,
+    Sum,
+    Directory,
+}
+
+const STEPS: [(Step, &str); 7] = [
+    (Step::Swap, "swap (grace period)"),
+    (Step::ScanMerge, "scan + merge CPUs"),
+    (Step::Clear, "clear"),
+    (Step::Window, "merge into window"),
+    (Step::Format, "format"),
+    (Step::Sum, "scan + merge + format"),
+    (Step::Directory, "format + gzip + fsync"),
+];
+
+/// Fills a table, empties it and takes the times.
+fn round(capture: &mut Capture, flows: u32) -> Result<[Duration; 7]> {
+    let mut packets = Packets::new(false);
+    for flow in 0..flows {
+        capture.test_run("ingress", packets.of_flow(flow), Offload::default(), 1)?;
+    }
+    let (drained, times) = capture.drain_timed()?;
+    ensure_counted(&drained, flows as usize)?;
+    let start = Instant::now();
+    let list = bench::close_window(drained);
+    let window = start.elapsed();
+    let mut out = Vec::with_capacity(2 << 20);
+    let start = Instant::now();
+    let bytes = bench::format_v2(&list, &mut out);
+    let format = start.elapsed();
+    ensure!(bytes > list.len() * 60, "{bytes} bytes of text for {} flows", list.len());
+    let root = tempfile::tempdir()?;
+    let start = Instant::now();
+    let records = bench::gzip_directory(&list, root.path())?;
+    let directory = start.elapsed();
+    ensure!(records == u64::from(flows), "{records} records for {flows} flows");
+    let sum = times.read + window + format;
+    Ok([times.swap, times.read, times.clear, window, format, sum, directory])
+}
+
+pub(crate) fn run(settings: &Settings) -> Result<Table> {
+    let (counts, rounds): (&[u32], usize) = if settings.quick { (&[100_000], 2) } else { (&[100_000, 1_000_000], 5) };
+    let mut table = Table::new("drain: ms on one core, min/median", &["flows", "step", "min", "median"]);
+    for &flows in counts {
+        // Half full, as full as an agent lets it become.
+        let mut sizes = Sizes::for_machine(machine::cpus(), machine::ram_bytes()).with_slots(flows * 2);
+        (sizes.sets6, sizes.overflow) = (2, 1 << 17);
+        let mut capture = Capture::open(sizes)?;
+        let rounds = (0..rounds).map(|_| round(&mut capture, flows)).collect::<Result<Vec<_>>>()?;
+        for (step, name) in STEPS {
+            let times: Vec<f64> = rounds.iter().map(|times| times[step as usize].as_secs_f64() * 1e3).collect();
+            let (min, median) = min_median(&times);
+            table.row(vec![
+                Cell::text(flows.to_string()),
+                Cell::text(name),
+                Cell::number(min, 1),
+                Cell::number(median, 1),
+            ]);
+        }
+    }
+    Ok(table)
+}

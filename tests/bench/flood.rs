@@ -1,0 +1,112 @@
+//! Packets a second between two namespaces: with the agent on the sender's interface, with an empty program, and bare.
+//!
+//! One thread sends small datagrams of many flows; a veth hands each over on the sender's CPU, up to a full socket
+//! that drops it. So the rate is the cost of the whole way, and a program's cost is the difference.
+
+use std::io::IoSlice;
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use flowlogd::capture::{Capture, interfaces};
+use flowlogd_tests::agent::{Agent, Options};
+use flowlogd_tests::netns::Pair;
+use flowlogd_tests::records;
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg};
+
+use crate::packet_sizes;
+use crate::report::{Cell, Table};
+use crate::{Settings, machine, min_median};
+
+const PORT: u16 = 9;
+const FLOWS: u16 = 512;
+const BURST: usize = 64;
+
+#[derive(Clone, Copy, Debug)]
+enum Load {
+    Nothing,
+    Empty,
+    Agent,
+}
+
+const LOADS: [(Load, &str); 3] =
+    [(Load::Nothing, "no program"), (Load::Empty, "empty program"), (Load::Agent, "flowlogd")];
+
+/// Sends about `count` datagrams and returns how many a second.
+fn flood(pair: &Pair, count: u64) -> Result<f64> {
+    pair.a.enter(|| {
+        machine::pin()?;
+        let sockets =
+            (0..FLOWS).map(|flow| UdpSocket::bind((Pair::A4, 20_000 + flow))).collect::<std::io::Result<Vec<_>>>()?;
+        let target: SockaddrIn = std::net::SocketAddrV4::new(Pair::B4.parse()?, PORT).into();
+        let payload = [0; 18];
+        let buffers = [[IoSlice::new(&payload)]; BURST];
+        let targets = [Some(target); BURST];
+        let mut headers = MultiHeaders::preallocate(BURST, None);
+        let (mut sent, start) = (0, Instant::now());
+        for socket in sockets.iter().cycle() {
+            if sent >= count {
+                break;
+            }
+            sent +=
+                sendmmsg(socket.as_raw_fd(), &mut headers, &buffers, targets, [], MsgFlags::empty())?.count() as u64;
+        }
+        Ok(sent as f64 / start.elapsed().as_secs_f64())
+    })
+}
+
+fn measure(pair: &Pair, load: Load, count: u64) -> Result<f64> {
+    match load {
+        Load::Nothing => flood(pair, count),
+        Load::Empty => {
+            let mut capture = Capture::open(packet_sizes())?;
+            pair.a.enter(|| {
+                let interfaces = interfaces::list()?;
+                let a0 = interfaces.iter().find(|interface| interface.name == "a0").context("no a0")?;
+                Ok(capture.attach_empty(a0)?)
+            })?;
+            flood(pair, count)
+        }
+        Load::Agent => {
+            let before = pair.a.device_packets("a0")?.1;
+            let agent = Agent::start(&pair.a, &Options::on(&["a0"]).interval(60))?;
+            let rate = flood(pair, count)?;
+            let sent = pair.a.device_packets("a0")?.1 - before;
+            let stopped = agent.stop()?;
+            stopped.expect_nothing_lost()?;
+            let logged: u64 = records::by_flow(&stopped.records).values().map(|totals| totals.packets).sum();
+            ensure!(logged >= count && logged >= sent, "{logged} packets logged of {sent} sent");
+            Ok(rate)
+        }
+    }
+}
+
+pub(crate) fn run(settings: &Settings) -> Result<Table> {
+    let (count, rounds) = if settings.quick { (200_000, 1) } else { (1_500_000, 3) };
+    let pair = Pair::new()?;
+    // Bound and never read: it fills up and drops, and no ICMP error comes back.
+    let _full = pair.b.enter(|| Ok(UdpSocket::bind((Pair::B4, PORT))?))?;
+    flood(&pair, count / 10)?;
+    let mut nanoseconds: [Vec<f64>; 3] = Default::default();
+    for _ in 0..rounds {
+        for (load, _) in LOADS {
+            nanoseconds[load as usize].push(1e9 / measure(&pair, load, count)?);
+        }
+    }
+    let mut table = Table::new(
+        &format!("flood: {count} UDP datagrams of {FLOWS} flows over a veth, median of {rounds}"),
+        &["on the interface", "packets/s", "ns per packet", "over empty"],
+    );
+    let empty = min_median(&nanoseconds[Load::Empty as usize]).1;
+    for (load, name) in LOADS {
+        let median = min_median(&nanoseconds[load as usize]).1;
+        table.row(vec![
+            Cell::text(name),
+            Cell::number(1e9 / median, 0),
+            Cell::number(median, 0),
+            Cell::number(median - empty, 0),
+        ]);
+    }
+    Ok(table)
+}
