@@ -3,20 +3,23 @@
 #![forbid(unsafe_code)]
 
 use agent_common::EGRESS;
-use agent_common::flow::{Entry4, Entry6, TIME_BITS, TIME_MASK, WAYS};
+use agent_common::flow::{Entry4, Entry6, TIME_BITS, TIME_MASK, WAYS, WideCounters, WideKey};
 use agent_common::interface::{CAUSES, Cause, InterfaceEntry};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd as _;
 
 use super::Error;
 use super::clock::Reading;
 use super::flow::{Direction, Drained, Flow, FlowKey, InterfaceTotals, Total, Verdict};
 use super::load::Loaded;
-use super::sys::Mapped;
+use super::sys::{self, Mapped};
 
 const WORD: usize = size_of::<u64>();
 const WORDS4: usize = size_of::<Entry4>() / WORD;
 const WORDS6: usize = size_of::<Entry6>() / WORD;
+const KEY_WORDS: usize = size_of::<WideKey>() / WORD;
+const VALUE_WORDS: usize = size_of::<WideCounters>() / WORD;
 const WORDS_INTERFACE: usize = size_of::<InterfaceEntry>() / WORD;
 
 /// One table's shape: `[epoch & 1][cpu][set][way]`.
@@ -87,6 +90,34 @@ fn merge(into: &mut Flow, other: &Flow) {
     into.first = into.first.min(other.first);
     into.last = into.last.max(other.last);
     into.tcp_flags |= other.tcp_flags;
+}
+
+/// A flow of the overflow hash, merged over the CPUs; none if no CPU has counted anything.
+fn wide_flow(wide: &[u64], values: &[u64], clock: &Reading) -> Option<Flow> {
+    let word5 = wide[5] >> 32;
+    let (src, dst) = if (word5 >> 16) as u8 == 4 {
+        (v4(wide[0]), v4(wide[2]))
+    } else {
+        (v6([wide[0], wide[1]]), v6([wide[2], wide[3]]))
+    };
+    let key = FlowKey {
+        ifindex: (wide[4] >> 32) as u32,
+        direction: direction((word5 >> 8) as u8),
+        verdict: Verdict::Accept,
+        protocol: word5 as u8,
+        src,
+        dst,
+        src_port: u16::from_be(wide[4] as u16),
+        dst_port: u16::from_be((wide[4] >> 16) as u16),
+    };
+    let counted = values.chunks_exact(VALUE_WORDS).filter(|value| value[0] != 0).map(|value| {
+        let (first, last) = (clock.seconds(value[2]), clock.seconds(value[3]));
+        Flow { key, packets: value[0], bytes: value[1], first, last: last.max(first), tcp_flags: value[4] as u8 }
+    });
+    counted.reduce(|mut all, one| {
+        merge(&mut all, &one);
+        all
+    })
 }
 
 /// Appends one set's flows of all CPUs, merged: all CPUs use the same set for a flow, so a set is searched alone.
@@ -173,43 +204,12 @@ impl Loaded {
 
     fn read_overflow(&self, epoch: u32, clock: &Reading) -> Result<Vec<Flow>, Error> {
         let mut flows = Vec::new();
-        for entry in self.overflow.iter() {
-            let (wide, values) = entry?;
-            if wide[5] as u32 != epoch {
-                continue;
+        sys::for_each(self.overflow_fd.as_fd(), KEY_WORDS, VALUE_WORDS * self.possible_cpus, |wide, values| {
+            if wide[5] as u32 == epoch {
+                flows.extend(wide_flow(wide, values, clock));
             }
-            let word5 = wide[5] >> 32;
-            let (src, dst) = if (word5 >> 16) as u8 == 4 {
-                (v4(wide[0]), v4(wide[2]))
-            } else {
-                (v6([wide[0], wide[1]]), v6([wide[2], wide[3]]))
-            };
-            let key = FlowKey {
-                ifindex: (wide[4] >> 32) as u32,
-                direction: direction((word5 >> 8) as u8),
-                verdict: Verdict::Accept,
-                protocol: word5 as u8,
-                src,
-                dst,
-                src_port: u16::from_be(wide[4] as u16),
-                dst_port: u16::from_be((wide[4] >> 16) as u16),
-            };
-            let per_cpu = values.iter().filter(|value| value[0] != 0).map(|value| {
-                let (first, last) = (clock.seconds(value[2]), clock.seconds(value[3]));
-                Flow {
-                    key,
-                    packets: value[0],
-                    bytes: value[1],
-                    first,
-                    last: last.max(first),
-                    tcp_flags: value[4] as u8,
-                }
-            });
-            flows.extend(per_cpu.reduce(|mut all, one| {
-                merge(&mut all, &one);
-                all
-            }));
-        }
+        })
+        .map_err(|source| Error::Io { what: "read the overflow hash", source })?;
         Ok(flows)
     }
 
@@ -250,10 +250,15 @@ impl Loaded {
         clear(&self.flow4, self.shape4(), epoch, 1);
         clear(&self.flow6, self.shape6(), epoch, 4);
         clear(&self.interfaces, self.shape_interface(), epoch, 0);
-        let keys: Vec<_> = self.overflow.keys().collect::<Result<_, _>>()?;
-        for key in keys.iter().filter(|key| key[5] as u32 == epoch) {
-            self.overflow.remove(key)?;
-        }
+        let map = self.overflow_fd.as_fd();
+        let mut keys = Vec::new();
+        sys::for_each(map, KEY_WORDS, VALUE_WORDS * self.possible_cpus, |wide, _| {
+            if wide[5] as u32 == epoch {
+                keys.extend_from_slice(wide);
+            }
+        })
+        .and_then(|()| sys::delete(map, KEY_WORDS, &keys))
+        .map_err(|source| Error::Io { what: "clear the overflow hash", source })?;
         let keys: Vec<_> = self.interface_overflow.keys().collect::<Result<_, _>>()?;
         for key in keys.iter().filter(|key| key[1] == epoch) {
             self.interface_overflow.remove(key)?;

@@ -6,7 +6,7 @@ use agent_common::interface::InterfaceSet;
 use aya::maps::{Array, Map, MapData, PerCpuHashMap};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunAttrs, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use super::Error;
 use super::clock::{Reading, Ticks};
@@ -82,6 +82,10 @@ pub(crate) struct Loaded {
     pub(crate) flow6: Mapped,
     pub(crate) interfaces: Mapped,
     pub(crate) overflow: Overflow,
+    /// The same map, for batch operations, which aya does not have.
+    pub(crate) overflow_fd: OwnedFd,
+    /// What the kernel calls possible: values of a per-CPU map.
+    pub(crate) possible_cpus: usize,
     pub(crate) interface_overflow: InterfaceOverflow,
     pub(crate) grace: GracePeriod,
     clock: Array<MapData, u64>,
@@ -123,6 +127,9 @@ pub(crate) fn load(sizes: Sizes) -> Result<Loaded, Error> {
     if sizes.yardstick > 1 {
         program(&mut ebpf, "ingress_hash")?.load()?;
     }
+    let overflow = ebpf.take_map("OVERFLOW").ok_or(Error::Missing("OVERFLOW"))?;
+    let Map::PerCpuHashMap(data) = &overflow else { return Err(Error::Missing("OVERFLOW")) };
+    let overflow_fd = data.fd().as_fd().try_clone_to_owned();
     let mut maps = Vec::new();
     let mut mapped = |name: &'static str, bytes: u64| -> Result<Mapped, Error> {
         let map = ebpf.take_map(name).ok_or(Error::Missing(name))?;
@@ -138,7 +145,9 @@ pub(crate) fn load(sizes: Sizes) -> Result<Loaded, Error> {
         flow4: mapped("FLOW4", half(sizes.sets4, size_of::<Set4>()))?,
         flow6: mapped("FLOW6", half(sizes.sets6, size_of::<Set6>()))?,
         interfaces: mapped("INTERFACES", half(sizes.sets_interface, size_of::<InterfaceSet>()))?,
-        overflow: ebpf.take_map("OVERFLOW").ok_or(Error::Missing("OVERFLOW"))?.try_into()?,
+        overflow_fd: overflow_fd.map_err(|source| Error::Io { what: "OVERFLOW", source })?,
+        possible_cpus: aya::util::nr_cpus().map_err(|(what, source)| Error::Io { what, source })?,
+        overflow: overflow.try_into()?,
         interface_overflow: ebpf
             .take_map("INTERFACE_OVERFLOW")
             .ok_or(Error::Missing("INTERFACE_OVERFLOW"))?
