@@ -25,7 +25,7 @@ pub struct Sample {
 }
 
 #[inline(always)]
-pub fn now() -> u64 {
+fn now() -> u64 {
     // SAFETY: no arguments; inlined to a load on 64-bit machines.
     unsafe { bpf_jiffies64() >> settings::time_shift() }
 }
@@ -217,17 +217,22 @@ fn overflow6(src: &[u64; 2], dst: &[u64; 2], sample: &Sample) {
     overflow(&key, sample);
 }
 
+/// One packet's share, for a hash.
 #[inline(always)]
-fn overflow(key: &WideKey, sample: &Sample) {
+pub fn counters(sample: &Sample) -> WideCounters {
     let now = now();
-    let counters = WideCounters {
+    WideCounters {
         packets: u64::from(sample.packets),
         bytes: sample.bytes,
         first: now,
         last: now,
         flags: u64::from(sample.flags),
-    };
-    if !wide(key, &counters) {
+    }
+}
+
+#[inline(always)]
+fn overflow(key: &WideKey, sample: &Sample) {
+    if !wide(key, &counters(sample)) {
         interface_cause(sample, Cause::Skipped);
     }
 }

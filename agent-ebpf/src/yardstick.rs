@@ -5,7 +5,7 @@ use crate::count::{self, Sample};
 use crate::maps::YARDSTICK;
 use crate::reader::Direct;
 use agent_common::INGRESS;
-use agent_common::flow::{WideCounters, WideKey};
+use agent_common::flow::WideKey;
 use agent_ebpf_parse::parse::{self, Network};
 use aya_ebpf::bindings::{__sk_buff, BPF_NOEXIST};
 
@@ -32,14 +32,7 @@ pub fn classify(skb: *mut __sk_buff) {
 
 #[inline(always)]
 fn add(key: &WideKey, sample: &Sample) {
-    let now = count::now();
-    let counters = WideCounters {
-        packets: u64::from(sample.packets),
-        bytes: sample.bytes,
-        first: now,
-        last: now,
-        flags: u64::from(sample.flags),
-    };
+    let counters = count::counters(sample);
     if let Some(value) = YARDSTICK.get_ptr_mut(key) {
         // SAFETY: this CPU's own slot, softirqs are off.
         count::merge(unsafe { &mut *value }, &counters);

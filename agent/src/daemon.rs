@@ -5,6 +5,7 @@
 use crate::capture::interfaces::{self, Interface, Watch};
 use crate::capture::{Capture, Hook, Sizes};
 use crate::cli::Failure;
+use crate::doctor;
 use crate::pipeline::{Pipeline, Summary};
 use crate::select::Selection;
 use crate::sink::SinkError;
@@ -49,22 +50,31 @@ pub(crate) struct Settings {
     pub(crate) hold_drain: bool,
 }
 
-/// What is needed to run; making it touched nothing but the destination.
+/// What is needed to run; making it touched only the destination and the state directory, whose lock it holds.
 pub(crate) struct Plan {
     settings: Settings,
     pipeline: Pipeline,
     machine_id: String,
+    lock: Flock<File>,
 }
 
-/// Checks the settings against this host.
+/// Checks the settings against this host and its privileges.
 pub(crate) fn plan(settings: Settings) -> Result<Plan, Failure> {
     let all = interfaces::list().map_err(crate::capture::Error::from)?;
     if let Some(name) = settings.selection.unknown_name(&all) {
         return Err(Failure::Usage(format!("invalid value '{name}' for '--interface': no such interface")));
     }
+    let missing = doctor::missing_capabilities();
+    if !missing.is_empty() {
+        let why = format!("missing {}: run as root, or see flowlogd doctor", missing.join(", "));
+        return Err(Failure::Run(why));
+    }
+    // Before the destination is opened: opening it removes what a crashed run left half-written, and that must not be
+    // what a running agent is writing.
+    let lock = lock(&settings.state_directory)?;
     let machine_id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned();
     let pipeline = crate::assemble::pipeline(&settings, &machine_id)?;
-    Ok(Plan { settings, pipeline, machine_id })
+    Ok(Plan { settings, pipeline, machine_id, lock })
 }
 
 /// CPUs that may ever come up: per-CPU tables need a part for each.
@@ -104,8 +114,7 @@ fn now() -> i64 {
 
 /// Runs until SIGINT or SIGTERM.
 pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
-    let Plan { settings, pipeline, machine_id } = plan;
-    let _lock = lock(&settings.state_directory)?;
+    let Plan { settings, pipeline, machine_id, lock: _lock } = plan;
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGINT);
     mask.add(Signal::SIGTERM);

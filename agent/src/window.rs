@@ -96,7 +96,7 @@ fn merge(mut batches: Vec<Vec<Flow>>) -> Vec<Flow> {
     for flow in batches.into_iter().flatten() {
         let hash = hasher.hash_one(flow.key);
         match places.find(hash, |&at| flows[at].key == flow.key) {
-            Some(&at) => combine(&mut flows[at], &flow),
+            Some(&at) => flows[at].merge(&flow),
             None => {
                 places.insert_unique(hash, flows.len(), |&at| hasher.hash_one(flows[at].key));
                 flows.push(flow);
@@ -104,14 +104,6 @@ fn merge(mut batches: Vec<Vec<Flow>>) -> Vec<Flow> {
         }
     }
     flows
-}
-
-fn combine(into: &mut Flow, more: &Flow) {
-    into.packets += more.packets;
-    into.bytes += more.bytes;
-    into.first = into.first.min(more.first);
-    into.last = into.last.max(more.last);
-    into.tcp_flags |= more.tcp_flags;
 }
 
 /// Flows + excluded + skipped + non-IP + unparsable - seen, as (packets, bytes). Zero, or packets went missing.

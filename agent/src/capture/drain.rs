@@ -84,14 +84,6 @@ fn v6(words: [u64; 2]) -> IpAddr {
     Ipv6Addr::from(bytes).into()
 }
 
-fn merge(into: &mut Flow, other: &Flow) {
-    into.packets += other.packets;
-    into.bytes += other.bytes;
-    into.first = into.first.min(other.first);
-    into.last = into.last.max(other.last);
-    into.tcp_flags |= other.tcp_flags;
-}
-
 /// A flow of the overflow hash, merged over the CPUs; none if no CPU has counted anything.
 fn wide_flow(wide: &[u64], values: &[u64], clock: &Reading) -> Option<Flow> {
     let word5 = wide[5] >> 32;
@@ -115,7 +107,7 @@ fn wide_flow(wide: &[u64], values: &[u64], clock: &Reading) -> Option<Flow> {
         Flow { key, packets: value[0], bytes: value[1], first, last: last.max(first), tcp_flags: value[4] as u8 }
     });
     counted.reduce(|mut all, one| {
-        merge(&mut all, &one);
+        all.merge(&one);
         all
     })
 }
@@ -142,7 +134,7 @@ fn scan<const W: usize>(
                     continue;
                 }
                 match flows[first_of_set..].iter_mut().find(|flow| flow.key == found.key) {
-                    Some(flow) => merge(flow, &found),
+                    Some(flow) => flow.merge(&found),
                     None => flows.push(found),
                 }
             }

@@ -48,6 +48,17 @@ pub struct Flow {
     pub tcp_flags: u8,
 }
 
+impl Flow {
+    /// Adds what another CPU, table or drain counted under the same key.
+    pub fn merge(&mut self, other: &Self) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+        self.first = self.first.min(other.first);
+        self.last = self.last.max(other.last);
+        self.tcp_flags |= other.tcp_flags;
+    }
+}
+
 /// Packets and IP bytes.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Total {

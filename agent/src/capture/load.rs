@@ -21,7 +21,7 @@ const RAM_SHARE: u64 = 128;
 const SETS4_MAX: u64 = 16_384;
 const SETS4_MIN: u64 = 256;
 const OVERFLOW_DEFAULT: u32 = 16_384;
-/// 1,024 interfaces of one direction a CPU.
+/// 1,024 entries a CPU: 512 interfaces in both directions before the overflow hash takes the others.
 const SETS_INTERFACE: u32 = 256;
 
 /// Sizes of the tables.

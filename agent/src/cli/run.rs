@@ -3,7 +3,6 @@
 
 use super::Failure;
 use crate::daemon::{self, Destination, Settings};
-use crate::doctor;
 use crate::select::Selection;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -129,10 +128,5 @@ impl Args {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let settings = args.settings()?;
     let plan = daemon::plan(settings)?;
-    let missing = doctor::missing_capabilities();
-    if !missing.is_empty() {
-        let why = format!("missing {}: run as root, or see flowlogd doctor", missing.join(", "));
-        return Err(Failure::Run(why));
-    }
     daemon::run(plan)
 }
