@@ -20,6 +20,6 @@ pub const EGRESS: u8 = 1;
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct Control {
-    /// Low 32 bits: epoch number. The rest is 0, kept for a hash shift: one word, so that no program sees half a change.
-    pub epoch_and_shift: u64,
+    /// Low 32 bits: epoch number. The rest is 0: one word, so that no program ever sees half a change.
+    pub epoch: u64,
 }

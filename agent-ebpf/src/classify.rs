@@ -1,11 +1,11 @@
 //! One packet: parse, measure, count. The fast path reads the linear area directly and takes whole IPv4 and IPv6
 //! packets without extension headers, VLAN tags in the data or segmentation; the slow path takes all others.
 #![allow(unsafe_code)]
-use crate::count::{self, Sample};
-use crate::maps::{CONTROL, FRAGMENTS, FragmentKey};
+use crate::count::{self, Place, Sample};
+use crate::maps::{FRAGMENTS, FragmentKey};
 use crate::reader::{Copying, Direct};
+use agent_common::EGRESS;
 use agent_common::interface::Cause;
-use agent_common::{Control, EGRESS};
 use agent_ebpf_parse::packet::Packet;
 use agent_ebpf_parse::parse::{self, Fragment, Network, Transport};
 use agent_ebpf_parse::size::{self, Gso};
@@ -27,19 +27,9 @@ fn network<P: Packet>(packet: &P, link: Link) -> Result<Network, Cause> {
 }
 
 #[inline(always)]
-fn epoch() -> u32 {
-    match CONTROL.get_ptr(0) {
-        // SAFETY: a live map value; volatile because user space writes it. One word, so never torn.
-        Some(control) => unsafe { core::ptr::read_volatile(&raw const (*control).epoch_and_shift) as u32 },
-        // The array has one element; the verifier wants this branch.
-        None => 0,
-    }
-}
-
-#[inline(always)]
 pub fn sample(skb: *mut __sk_buff, direction: u8, transport: &Transport) -> Sample {
     Sample {
-        epoch: epoch(),
+        place: Place::now(),
         // SAFETY: context field, checked by the verifier.
         ifindex: unsafe { (*skb).ifindex },
         direction,
@@ -54,20 +44,18 @@ pub fn sample(skb: *mut __sk_buff, direction: u8, transport: &Transport) -> Samp
 /// Counts the packet. Never fails and never changes it.
 #[inline(always)]
 pub fn classify<const DIRECTION: u8, const BARE: bool>(skb: *mut __sk_buff) {
-    if fast_frame::<DIRECTION, BARE>(skb) == 0 {
-        slow(skb, u32::from(DIRECTION), u32::from(BARE));
+    let link = if BARE { Link::None } else { Link::Ethernet };
+    match fast(skb, DIRECTION, link) {
+        Some(true) => {}
+        Some(false) => crowded(skb, u32::from(DIRECTION), link as u32),
+        None => slow(skb, u32::from(DIRECTION), link as u32),
     }
 }
 
-/// The fast path in a frame of its own, so that its stack is not under the slow path's (512 bytes for both). 1 = counted.
-#[inline(never)]
-fn fast_frame<const DIRECTION: u8, const BARE: bool>(skb: *mut __sk_buff) -> u32 {
-    let link = if BARE { Link::None } else { Link::Ethernet };
-    u32::from(fast(skb, DIRECTION, link).is_some())
-}
-
+/// Counts a packet of the common shape: all of it in registers, nothing lent to other functions. `Some(false)`: its
+/// set is full and it is not counted yet. `None`: another shape.
 #[inline(always)]
-fn fast(skb: *mut __sk_buff, direction: u8, link: Link) -> Option<()> {
+fn fast(skb: *mut __sk_buff, direction: u8, link: Link) -> Option<bool> {
     // SAFETY: context field, checked by the verifier.
     if unsafe { (*skb).gso_size } != 0 {
         return None;
@@ -76,21 +64,44 @@ fn fast(skb: *mut __sk_buff, direction: u8, link: Link) -> Option<()> {
     match network(&packet, link).ok()? {
         Network::V4(l3) => {
             let ip = parse::ipv4(&packet, l3, false).ok()?;
-            if ip.transport.fragment != Fragment::Whole {
-                return None;
-            }
             let sample = sample(skb, direction, &ip.transport);
+            if !count::flow4(ip.addresses, &sample) {
+                return Some(false);
+            }
             count::seen(&sample);
-            count::flow4(ip.addresses, &sample);
         }
         Network::V6(l3) => {
             let ip = parse::ipv6(&packet, l3, false).ok()?;
             let sample = sample(skb, direction, &ip.transport);
+            if !count::flow6(ip.src, ip.dst, &sample) {
+                return Some(false);
+            }
             count::seen(&sample);
-            count::flow6(&ip.src, &ip.dst, &sample);
         }
     }
-    Some(())
+    Some(true)
+}
+
+/// A packet of the common shape whose set is full: parsed once more, because what [`fast`] knew was in registers.
+#[inline(never)]
+fn crowded(skb: *mut __sk_buff, direction: u32, link: u32) {
+    let packet = Direct::new(skb);
+    let link = if link == Link::Ethernet as u32 { Link::Ethernet } else { Link::None };
+    match network(&packet, link) {
+        Ok(Network::V4(l3)) => {
+            let Ok(ip) = parse::ipv4(&packet, l3, false) else { return };
+            let sample = sample(skb, direction as u8, &ip.transport);
+            count::seen(&sample);
+            count::overflow(&count::wide4(ip.addresses, &sample), &sample);
+        }
+        Ok(Network::V6(l3)) => {
+            let Ok(ip) = parse::ipv6(&packet, l3, false) else { return };
+            let sample = sample(skb, direction as u8, &ip.transport);
+            count::seen(&sample);
+            count::overflow(&count::wide6(ip.src, ip.dst, &sample), &sample);
+        }
+        Err(_) => {}
+    }
 }
 
 #[inline(never)]
@@ -108,7 +119,9 @@ fn slow(skb: *mut __sk_buff, direction: u32, link: u32) {
                 measure(skb, l3, 4, &ip.transport, &mut sample);
                 fragment(&addresses.0, &addresses.1, &ip.transport, &mut sample);
                 count::seen(&sample);
-                count::flow4(ip.addresses, &sample);
+                if !count::flow4(ip.addresses, &sample) {
+                    count::overflow(&count::wide4(ip.addresses, &sample), &sample);
+                }
             }
             Err(cause) => refuse(skb, direction, &packet, l3, cause),
         },
@@ -118,7 +131,9 @@ fn slow(skb: *mut __sk_buff, direction: u32, link: u32) {
                 measure(skb, l3, 6, &ip.transport, &mut sample);
                 fragment(&ip.src, &ip.dst, &ip.transport, &mut sample);
                 count::seen(&sample);
-                count::flow6(&ip.src, &ip.dst, &sample);
+                if !count::flow6(ip.src, ip.dst, &sample) {
+                    count::overflow(&count::wide6(ip.src, ip.dst, &sample), &sample);
+                }
             }
             Err(cause) => refuse(skb, direction, &packet, l3, cause),
         },
@@ -174,7 +189,7 @@ fn fragment(src: &[u64; 2], dst: &[u64; 2], transport: &Transport, sample: &mut 
 #[inline(always)]
 fn refuse(skb: *mut __sk_buff, direction: u8, packet: &Copying, l3: u32, cause: Cause) {
     let sample = Sample {
-        epoch: epoch(),
+        place: Place::now(),
         // SAFETY: context field, checked by the verifier.
         ifindex: unsafe { (*skb).ifindex },
         direction,
@@ -187,6 +202,3 @@ fn refuse(skb: *mut __sk_buff, direction: u8, packet: &Copying, l3: u32, cause: 
     count::seen(&sample);
     count::interface_cause(&sample, cause);
 }
-
-// The control word is read as a whole.
-const _: () = assert!(core::mem::size_of::<Control>() == 8);

@@ -1,7 +1,7 @@
 //! Find or insert a flow, add to it. A full set overflows into a hash; what finds no room there is "skipped".
 //! Knows nothing of packets.
 #![allow(unsafe_code)]
-use crate::maps::{CLOCK, FLOW4, FLOW6, INTERFACE_OVERFLOW, INTERFACES, OVERFLOW};
+use crate::maps::{CLOCK, CONTROL, FLOW4, FLOW6, INTERFACE_OVERFLOW, INTERFACES, OVERFLOW};
 use crate::settings;
 use agent_common::flow::{Entry4, Entry6, IFINDEX_MAX, Packed, TIME_BITS, TIME_MASK, WideCounters, WideKey, pack_b};
 use agent_common::interface::{CAUSES, Cause, Count, InterfaceEntry, InterfaceKey};
@@ -11,10 +11,33 @@ use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_jiffies64};
 const K1: u64 = 0x9e37_79b9_7f4a_7c15;
 const K2: u64 = 0xd6e8_feb8_6659_fd93;
 
+/// The epoch of a packet and this CPU's part of its half of every table.
+#[derive(Clone, Copy)]
+pub struct Place {
+    pub epoch: u32,
+    part: u32,
+}
+
+impl Place {
+    /// The current epoch, on this CPU.
+    #[inline(always)]
+    pub fn now() -> Self {
+        let epoch = match CONTROL.get_ptr(0) {
+            // SAFETY: a live map value; volatile because user space writes it. One word, so never torn.
+            Some(control) => unsafe { core::ptr::read_volatile(&raw const (*control).epoch) as u32 },
+            // The array has one element; the verifier wants this branch.
+            None => 0,
+        };
+        // SAFETY: no arguments; inlined to a load.
+        let cpu = unsafe { bpf_get_smp_processor_id() };
+        Self { epoch, part: (epoch & 1) * settings::cpus() + cpu }
+    }
+}
+
 /// One packet's place and size.
 #[derive(Clone, Copy)]
 pub struct Sample {
-    pub epoch: u32,
+    pub place: Place,
     pub ifindex: u32,
     pub direction: u8,
     pub protocol: u8,
@@ -28,13 +51,6 @@ pub struct Sample {
 fn now() -> u64 {
     // SAFETY: no arguments; inlined to a load on 64-bit machines.
     unsafe { bpf_jiffies64() >> settings::time_shift() }
-}
-
-#[inline(always)]
-fn base(epoch: u32, sets: u32) -> u32 {
-    // SAFETY: no arguments.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
-    ((epoch & 1) * settings::cpus() + cpu) * sets
 }
 
 #[inline(always)]
@@ -66,15 +82,16 @@ fn half_full(n: &Packed) -> bool {
     ((n.c | n.d) as i64) < 0
 }
 
-/// Counts an IPv4 packet under its flow.
+/// Counts an IPv4 packet under its flow; false when the flow's set is full. `sample` must never be lent to a function
+/// that is not inlined: then the fast path keeps it in registers.
 #[inline(always)]
-pub fn flow4(addresses: u64, sample: &Sample) {
+pub fn flow4(addresses: u64, sample: &Sample) -> bool {
     if sample.ifindex >= IFINDEX_MAX {
-        return overflow4(addresses, sample);
+        return false;
     }
     let b = pack_b(sample.ports, sample.protocol, sample.direction, sample.ifindex);
-    let index = base(sample.epoch, settings::sets4()) + (hash(addresses, b) >> settings::shift4()) as u32;
-    let Some(set) = FLOW4.get_ptr_mut(index) else { return overflow4(addresses, sample) };
+    let index = sample.place.part * settings::sets4() + (hash(addresses, b) >> settings::shift4()) as u32;
+    let Some(set) = FLOW4.get_ptr_mut(index) else { return false };
     let now = now();
     macro_rules! way {
         ($i:literal) => {
@@ -83,13 +100,13 @@ pub fn flow4(addresses: u64, sample: &Sample) {
             if entry.a == addresses && entry.b == b {
                 add(&mut entry.n, sample, now);
                 if half_full(&entry.n) {
-                    spill4(entry, sample);
+                    spill4(entry, sample.place.epoch);
                 }
-                return;
+                return true;
             }
             if entry.b == 0 {
                 *entry = Entry4 { a: addresses, b, n: fresh(sample, now) };
-                return;
+                return true;
             }
         };
     }
@@ -97,20 +114,20 @@ pub fn flow4(addresses: u64, sample: &Sample) {
     way!(1);
     way!(2);
     way!(3);
-    overflow4(addresses, sample);
+    false
 }
 
-/// Counts an IPv6 packet under its flow.
+/// As [`flow4`], of an IPv6 packet.
 #[inline(always)]
-pub fn flow6(src: &[u64; 2], dst: &[u64; 2], sample: &Sample) {
+pub fn flow6(src: [u64; 2], dst: [u64; 2], sample: &Sample) -> bool {
     if sample.ifindex >= IFINDEX_MAX {
-        return overflow6(src, dst, sample);
+        return false;
     }
     let b = pack_b(sample.ports, sample.protocol, sample.direction, sample.ifindex);
     // Each word is multiplied on its own, so that equal words in source and destination do not cancel.
     let mixed = src[0].wrapping_mul(K2) ^ src[1].rotate_left(16) ^ dst[0].wrapping_mul(K1) ^ dst[1].rotate_left(40);
-    let index = base(sample.epoch, settings::sets6()) + (hash(mixed, b) >> settings::shift6()) as u32;
-    let Some(set) = FLOW6.get_ptr_mut(index) else { return overflow6(src, dst, sample) };
+    let index = sample.place.part * settings::sets6() + (hash(mixed, b) >> settings::shift6()) as u32;
+    let Some(set) = FLOW6.get_ptr_mut(index) else { return false };
     let now = now();
     macro_rules! way {
         ($i:literal) => {
@@ -124,13 +141,13 @@ pub fn flow6(src: &[u64; 2], dst: &[u64; 2], sample: &Sample) {
             {
                 add(&mut entry.n, sample, now);
                 if half_full(&entry.n) {
-                    spill6(entry, sample);
+                    spill6(entry, sample.place.epoch);
                 }
-                return;
+                return true;
             }
             if entry.b == 0 {
-                *entry = Entry6 { src: *src, dst: *dst, b, n: fresh(sample, now), reserved: 0 };
-                return;
+                *entry = Entry6 { src, dst, b, n: fresh(sample, now), reserved: 0 };
+                return true;
             }
         };
     }
@@ -138,14 +155,14 @@ pub fn flow6(src: &[u64; 2], dst: &[u64; 2], sample: &Sample) {
     way!(1);
     way!(2);
     way!(3);
-    overflow6(src, dst, sample);
+    false
 }
 
 /// Moves a half-full entry's counters to the overflow hash. No room there: they stay, and the next packet tries
 /// again; the other half of the bits lasts for 2^31 more packets.
 #[inline(never)]
-fn spill4(entry: &mut Entry4, sample: &Sample) {
-    let key = wide4(entry.a, sample);
+fn spill4(entry: &mut Entry4, epoch: u32) {
+    let key = spilled([entry.a & 0xffff_ffff, 0], [entry.a >> 32, 0], entry.b, epoch, 4);
     if wide(&key, &unpacked(&entry.n)) {
         entry.n.c &= TIME_MASK;
         entry.n.d &= TIME_MASK;
@@ -153,12 +170,20 @@ fn spill4(entry: &mut Entry4, sample: &Sample) {
 }
 
 #[inline(never)]
-fn spill6(entry: &mut Entry6, sample: &Sample) {
-    let key = wide6(&entry.src, &entry.dst, sample);
+fn spill6(entry: &mut Entry6, epoch: u32) {
+    let key = spilled(entry.src, entry.dst, entry.b, epoch, 6);
     if wide(&key, &unpacked(&entry.n)) {
         entry.n.c &= TIME_MASK;
         entry.n.d &= TIME_MASK;
     }
+}
+
+/// The wide key of an entry with this `b`, see [`pack_b`].
+#[inline(always)]
+fn spilled(src: [u64; 2], dst: [u64; 2], b: u64, epoch: u32, family: u8) -> WideKey {
+    let high = (b >> 32) as u32;
+    let (protocol, direction) = (high as u8, (high >> 8 & 1) as u8);
+    WideKey { src, dst, ports: b as u32, ifindex: high >> 9, epoch, protocol, direction, family, reserved: 0 }
 }
 
 #[inline(always)]
@@ -182,7 +207,7 @@ pub fn wide4(addresses: u64, sample: &Sample) -> WideKey {
         dst: [addresses >> 32, 0],
         ports: sample.ports,
         ifindex: sample.ifindex,
-        epoch: sample.epoch,
+        epoch: sample.place.epoch,
         protocol: sample.protocol,
         direction: sample.direction,
         family: 4,
@@ -191,30 +216,18 @@ pub fn wide4(addresses: u64, sample: &Sample) -> WideKey {
 }
 
 #[inline(always)]
-pub fn wide6(src: &[u64; 2], dst: &[u64; 2], sample: &Sample) -> WideKey {
+pub fn wide6(src: [u64; 2], dst: [u64; 2], sample: &Sample) -> WideKey {
     WideKey {
-        src: *src,
-        dst: *dst,
+        src,
+        dst,
         ports: sample.ports,
         ifindex: sample.ifindex,
-        epoch: sample.epoch,
+        epoch: sample.place.epoch,
         protocol: sample.protocol,
         direction: sample.direction,
         family: 6,
         reserved: 0,
     }
-}
-
-#[inline(never)]
-fn overflow4(addresses: u64, sample: &Sample) {
-    let key = wide4(addresses, sample);
-    overflow(&key, sample);
-}
-
-#[inline(never)]
-fn overflow6(src: &[u64; 2], dst: &[u64; 2], sample: &Sample) {
-    let key = wide6(src, dst, sample);
-    overflow(&key, sample);
 }
 
 /// One packet's share, for a hash.
@@ -230,8 +243,9 @@ pub fn counters(sample: &Sample) -> WideCounters {
     }
 }
 
-#[inline(always)]
-fn overflow(key: &WideKey, sample: &Sample) {
+/// Counts a packet whose set is full.
+#[inline(never)]
+pub fn overflow(key: &WideKey, sample: &Sample) {
     if !wide(key, &counters(sample)) {
         interface_cause(sample, Cause::Skipped);
     }
@@ -278,7 +292,7 @@ fn interface(sample: &Sample) -> Option<&'static mut InterfaceEntry> {
     let key = u64::from(sample.ifindex) | u64::from(sample.direction) << 32;
     // Both directions of an interface get neighbouring sets.
     let set = (sample.ifindex << 1 | u32::from(sample.direction)) & (sets - 1);
-    let set = INTERFACES.get_ptr_mut(base(sample.epoch, sets) + set)?;
+    let set = INTERFACES.get_ptr_mut(sample.place.part * sets + set)?;
     macro_rules! way {
         ($i:literal) => {
             // SAFETY: the set is this CPU's alone; the index is below the number of ways.
@@ -299,7 +313,7 @@ fn interface(sample: &Sample) -> Option<&'static mut InterfaceEntry> {
     None
 }
 
-/// Counts a packet as seen at its interface.
+/// Counts a packet as seen at its interface. As [`flow4`], never lends `sample`.
 #[inline(always)]
 pub fn seen(sample: &Sample) {
     match interface(sample) {
@@ -307,12 +321,12 @@ pub fn seen(sample: &Sample) {
             entry.seen.packets += u64::from(sample.packets);
             entry.seen.bytes += sample.bytes;
         }
-        None => interface_overflow(sample, CAUSES as u32),
+        None => crowded_interface(sample, CAUSES as u32),
     }
 }
 
 /// Counts why a packet is in no flow.
-#[inline(never)]
+#[inline(always)]
 pub fn interface_cause(sample: &Sample, cause: Cause) {
     match interface(sample) {
         Some(entry) => {
@@ -321,15 +335,20 @@ pub fn interface_cause(sample: &Sample, cause: Cause) {
                 count.bytes += sample.bytes;
             }
         }
-        None => interface_overflow(sample, cause as u32),
+        None => crowded_interface(sample, cause as u32),
     }
 }
 
+#[inline(always)]
+fn crowded_interface(sample: &Sample, cause: u32) {
+    let direction_and_cause = u64::from(sample.direction) | u64::from(cause) << 32;
+    interface_overflow(sample.ifindex, sample.place.epoch, direction_and_cause, sample.packets, sample.bytes);
+}
+
 #[inline(never)]
-fn interface_overflow(sample: &Sample, cause: u32) {
-    let key =
-        InterfaceKey { ifindex: sample.ifindex, epoch: sample.epoch, direction: u32::from(sample.direction), cause };
-    let count = Count { packets: u64::from(sample.packets), bytes: sample.bytes };
+fn interface_overflow(ifindex: u32, epoch: u32, direction_and_cause: u64, packets: u32, bytes: u64) {
+    let (direction, cause) = (direction_and_cause as u32, (direction_and_cause >> 32) as u32);
+    let key = InterfaceKey { ifindex, epoch, direction, cause };
     if INTERFACE_OVERFLOW.get_ptr_mut(&key).is_none() {
         // A failed insert is another CPU's success, or no room; the look-up below tells.
         let _ = INTERFACE_OVERFLOW.insert(&key, &Count { packets: 0, bytes: 0 }, u64::from(BPF_NOEXIST));
@@ -337,8 +356,8 @@ fn interface_overflow(sample: &Sample, cause: u32) {
     if let Some(value) = INTERFACE_OVERFLOW.get_ptr_mut(&key) {
         // SAFETY: this CPU's own slot, softirqs are off.
         let value = unsafe { &mut *value };
-        value.packets += count.packets;
-        value.bytes += count.bytes;
+        value.packets += u64::from(packets);
+        value.bytes += bytes;
     }
 }
 

@@ -69,6 +69,25 @@ mod entry {
         TC_ACT_UNSPEC
     }
 
+    /// Another flow's packet for each of the programs under test. A constant slot is a direct jump.
+    #[classifier]
+    pub fn vary_empty(ctx: TcContext) -> i32 {
+        yardstick::vary(&ctx, 0);
+        TC_ACT_UNSPEC
+    }
+
+    #[classifier]
+    pub fn vary_ingress(ctx: TcContext) -> i32 {
+        yardstick::vary(&ctx, 1);
+        TC_ACT_UNSPEC
+    }
+
+    #[classifier]
+    pub fn vary_hash(ctx: TcContext) -> i32 {
+        yardstick::vary(&ctx, 2);
+        TC_ACT_UNSPEC
+    }
+
     #[panic_handler]
     fn panic(_info: &core::panic::PanicInfo) -> ! {
         loop {}

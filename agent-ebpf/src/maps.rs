@@ -4,7 +4,7 @@ use agent_common::flow::{Set4, Set6, WideCounters, WideKey};
 use agent_common::interface::{Count, InterfaceKey, InterfaceSet};
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, LruHashMap, PerCpuHashMap};
+use aya_ebpf::maps::{Array, LruHashMap, PerCpuHashMap, ProgramArray};
 
 /// One element: the epoch. Its own map, because user space maps it for writing.
 #[map]
@@ -26,6 +26,23 @@ pub static OVERFLOW: PerCpuHashMap<WideKey, WideCounters> = PerCpuHashMap::with_
 /// The benchmark's yardstick: one element in an agent, as no program that it loads uses it.
 #[map]
 pub static YARDSTICK: PerCpuHashMap<WideKey, WideCounters> = PerCpuHashMap::with_max_entries(1, 0);
+
+/// The benchmark's programs: empty, ours, the yardstick.
+#[map]
+pub static UNDER_TEST: ProgramArray = ProgramArray::with_max_entries(3, 0);
+
+/// State of the benchmark's packet generator.
+#[repr(C)]
+pub struct Workload {
+    pub state: u64,
+    /// Flows - 1, a power of two minus one.
+    pub mask: u32,
+    /// Where the source address is in the packet, below 64.
+    pub offset: u32,
+}
+
+#[map]
+pub static WORKLOAD: Array<Workload> = Array::with_max_entries(1, 0);
 
 /// `[epoch & 1][cpu][set]` of per-interface totals.
 #[map]

@@ -14,6 +14,32 @@ pub trait Packet {
     fn load_u16(&self, offset: u32) -> Option<u16>;
     fn load_u32(&self, offset: u32) -> Option<u32>;
     fn load_words<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
+    /// `W` 32-bit words and then `L` 64-bit ones, as in memory: addresses are compared 64 bits at a time.
+    fn load_head<const W: usize, const L: usize>(&self, offset: u32) -> Option<([u32; W], [u64; L])>;
+}
+
+/// A header as it lies in memory, without alignment above that of its 32-bit words.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Head<const W: usize, const L: usize> {
+    pub words: [u32; W],
+    pub longs: [[u32; 2]; L],
+}
+
+impl<const W: usize, const L: usize> Head<W, L> {
+    /// The 64-bit words, joined from their halves.
+    #[inline(always)]
+    #[must_use]
+    pub fn joined(&self) -> ([u32; W], [u64; L]) {
+        let join = |[low, high]: [u32; 2]| {
+            if cfg!(target_endian = "little") {
+                u64::from(low) | u64::from(high) << 32
+            } else {
+                u64::from(high) | u64::from(low) << 32
+            }
+        };
+        (self.words, self.longs.map(join))
+    }
 }
 
 /// Bytes in memory, for tests.
@@ -51,5 +77,14 @@ impl Packet for Slice<'_> {
             *word = self.load_u32(offset + 4 * i as u32)?;
         }
         Some(words)
+    }
+
+    fn load_head<const W: usize, const L: usize>(&self, offset: u32) -> Option<([u32; W], [u64; L])> {
+        let words = self.load_words::<W>(offset)?;
+        let mut longs = [[0; 2]; L];
+        for (i, long) in longs.iter_mut().enumerate() {
+            *long = self.load_words::<2>(offset + 4 * W as u32 + 8 * i as u32)?;
+        }
+        Some(Head { words, longs }.joined())
     }
 }

@@ -134,14 +134,22 @@ fn l4<P: Packet>(packet: &P, at: u32, protocol: u8, ip_end: u32) -> Option<(u32,
 /// Parses an IPv4 packet whose header is at `l3`. `gso`: the length field does not bind (BIG TCP writes 0).
 #[inline(always)]
 pub fn ipv4<P: Packet>(packet: &P, l3: u32, gso: bool) -> Result<Ipv4, Cause> {
-    let words = packet.load_words::<5>(l3).ok_or(Cause::Truncated)?;
-    let first = u32::from_be(words[0]);
-    let header_len = (first >> 24 & 0xf) * 4;
-    if first >> 28 != 4 || header_len < 20 {
+    let (words, [addresses]) = packet.load_head::<3, 1>(l3).ok_or(Cause::Truncated)?;
+    // Version and header length are the first byte in memory.
+    let head = words[0].to_le() & 0xff;
+    let header_len = if P::WALKS {
+        if head >> 4 != 4 || head & 0xf < 5 {
+            return Err(Cause::BadHeader);
+        }
+        (head & 0xf) * 4
+    } else if head == 0x45 {
+        20
+    } else {
+        // Options are left to a reader that walks: the fast path knows its offsets.
         return Err(Cause::BadHeader);
-    }
+    };
     let available = packet.len().wrapping_sub(l3);
-    let total = first & 0xffff;
+    let total = u32::from_be(words[0]) & 0xffff;
     let ip_len = if gso { available } else { total };
     if ip_len < header_len {
         return Err(Cause::BadHeader);
@@ -151,6 +159,10 @@ pub fn ipv4<P: Packet>(packet: &P, l3: u32, gso: bool) -> Result<Ipv4, Cause> {
     }
     let protocol = (u32::from_be(words[2]) >> 16) as u8;
     let fragmentation = u32::from_be(words[1]);
+    if !P::WALKS && fragmentation & 0x3fff != 0 {
+        // So are fragments.
+        return Err(Cause::BadHeader);
+    }
     let id = fragmentation >> 16;
     // More-fragments flag and offset (RFC 791).
     let fragment = match (fragmentation & 0x2000, fragmentation & 0x1fff) {
@@ -162,16 +174,13 @@ pub fn ipv4<P: Packet>(packet: &P, l3: u32, gso: bool) -> Result<Ipv4, Cause> {
         Fragment::Later(_) => (0, 0),
         _ => l4(packet, l3 + header_len, protocol, l3 + ip_len).ok_or(Cause::Truncated)?,
     };
-    Ok(Ipv4 {
-        addresses: u64::from(words[3]) | u64::from(words[4]) << 32,
-        transport: Transport { ports, protocol, flags, ip_len, fragment, jumbo: false },
-    })
+    Ok(Ipv4 { addresses, transport: Transport { ports, protocol, flags, ip_len, fragment, jumbo: false } })
 }
 
 /// Parses an IPv6 packet whose header is at `l3`.
 #[inline(always)]
 pub fn ipv6<P: Packet>(packet: &P, l3: u32, gso: bool) -> Result<Ipv6, Cause> {
-    let words = packet.load_words::<10>(l3).ok_or(Cause::Truncated)?;
+    let (words, addresses) = packet.load_head::<2, 4>(l3).ok_or(Cause::Truncated)?;
     if u32::from_be(words[0]) >> 28 != 6 {
         return Err(Cause::BadHeader);
     }
@@ -197,10 +206,9 @@ pub fn ipv6<P: Packet>(packet: &P, l3: u32, gso: bool) -> Result<Ipv6, Cause> {
         Fragment::Later(_) => (0, 0),
         _ => l4(packet, at, protocol, end).ok_or(Cause::Truncated)?,
     };
-    let pair = |i: usize| u64::from(words[i]) | u64::from(words[i + 1]) << 32;
     Ok(Ipv6 {
-        src: [pair(2), pair(4)],
-        dst: [pair(6), pair(8)],
+        src: [addresses[0], addresses[1]],
+        dst: [addresses[2], addresses[3]],
         transport: Transport { ports, protocol, flags, ip_len, fragment, jumbo: gso && jumbo },
     })
 }

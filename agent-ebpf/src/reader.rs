@@ -1,6 +1,6 @@
 //! Kernel-side readers of a packet: direct access for the fast path, `bpf_skb_load_bytes` for everything else.
 #![allow(unsafe_code)]
-use agent_ebpf_parse::packet::Packet;
+use agent_ebpf_parse::packet::{Head, Packet};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::bpf_skb_load_bytes;
 use core::mem::{MaybeUninit, size_of};
@@ -57,6 +57,17 @@ impl Packet for Direct {
     fn load_words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
         self.load(offset)
     }
+
+    #[inline(always)]
+    fn load_head<const W: usize, const L: usize>(&self, offset: u32) -> Option<([u32; W], [u64; L])> {
+        let at = self.data + offset as usize;
+        if at + size_of::<Head<W, L>>() > self.end {
+            return None;
+        }
+        // SAFETY: inside [data, data_end) by the check above. The kernel allows unaligned loads from packets where
+        // the machine does (x86-64 and arm64, `BPF_F_STRICT_ALIGNMENT` elsewhere).
+        unsafe { Some((*(at as *const [u32; W]), *((at + 4 * W) as *const [u64; L]))) }
+    }
 }
 
 /// Copies out of the whole skb, paged data included. About 40 ns a load.
@@ -110,5 +121,10 @@ impl Packet for Copying {
     #[inline(always)]
     fn load_words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
         self.load(offset)
+    }
+
+    #[inline(always)]
+    fn load_head<const W: usize, const L: usize>(&self, offset: u32) -> Option<([u32; W], [u64; L])> {
+        self.load::<Head<W, L>>(offset).map(|head| head.joined())
     }
 }

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use super::Error;
 use super::clock::{Reading, Ticks};
 use super::sys::{GracePeriod, Mapped};
+use super::testrun;
 
 /// The object that `build.rs` compiled.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-ebpf"));
@@ -125,7 +126,7 @@ pub(crate) fn load(sizes: Sizes) -> Result<Loaded, Error> {
         program(&mut ebpf, name)?.load()?;
     }
     if sizes.yardstick > 1 {
-        program(&mut ebpf, "ingress_hash")?.load()?;
+        testrun::load(&mut ebpf)?;
     }
     let overflow = ebpf.take_map("OVERFLOW").ok_or(Error::Missing("OVERFLOW"))?;
     let Map::PerCpuHashMap(data) = &overflow else { return Err(Error::Missing("OVERFLOW")) };

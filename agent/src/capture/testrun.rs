@@ -8,6 +8,8 @@ use super::flow::Drained;
 use super::interfaces::Interface;
 use super::load::program;
 use super::{Capture, Error};
+use aya::Ebpf;
+use aya::maps::{Array, ProgramArray};
 use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions};
 use std::time::{Duration, Instant};
 
@@ -26,7 +28,35 @@ const WIRE_LEN: usize = 160;
 const GSO_SEGS: usize = 164;
 const GSO_SIZE: usize = 176;
 
+/// What the benchmark compares, in the order of `UNDER_TEST`, and the generators that jump there.
+const UNDER_TEST: [&str; 3] = ["empty", "ingress", "ingress_hash"];
+const GENERATORS: [&str; 3] = ["vary_empty", "vary_ingress", "vary_hash"];
+
+/// Loads what an agent never needs.
+pub(crate) fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
+    for name in UNDER_TEST.iter().skip(2).chain(&GENERATORS) {
+        program(ebpf, name)?.load()?;
+    }
+    let slots = ebpf.take_map("UNDER_TEST").ok_or(Error::Missing("UNDER_TEST"))?;
+    let mut slots: ProgramArray<_> = slots.try_into()?;
+    for (slot, name) in (0..).zip(UNDER_TEST) {
+        slots.set(slot, program(ebpf, name)?.fd()?, 0)?;
+    }
+    // The kernel empties a program array when its last descriptor is closed.
+    std::mem::forget(slots);
+    Ok(())
+}
+
 impl Capture {
+    /// Starts a run over `flows` (a power of two) with the generators `vary_empty`, `vary_ingress` and `vary_hash`:
+    /// they number the flows in the last three bytes of the word at `offset`.
+    pub fn vary(&mut self, flows: u32, offset: u32, seed: u64) -> Result<(), Error> {
+        let map = self.loaded.ebpf.map_mut("WORKLOAD").ok_or(Error::Missing("WORKLOAD"))?;
+        let mut workload: Array<_, [u64; 2]> = map.try_into()?;
+        workload.set(0, [seed, u64::from(flows - 1) | u64::from(offset) << 32], 0)?;
+        Ok(())
+    }
+
     /// Runs `name` (`ingress`, `egress`, `ingress_bare`, `egress_bare`, `empty`, `ingress_hash`) `repeat` times. The packet starts with
     /// an Ethernet header, also for the bare programs, which the kernel takes off itself only on ingress of a device
     /// without one. Returns the program's value and the average time of a run.
