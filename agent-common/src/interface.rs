@@ -19,6 +19,11 @@ pub enum Cause {
 /// Number of causes.
 pub const CAUSES: usize = 5;
 
+/// Packets seen, as [`InterfaceKey::cause`].
+pub const SEEN: u32 = CAUSES as u32;
+/// Policy drops that found no room, as [`InterfaceKey::cause`]; their epoch is the drops'.
+pub const DROPS_SKIPPED: u32 = SEEN + 1;
+
 /// A cause's share.
 #[repr(C)]
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -53,6 +58,6 @@ pub struct InterfaceKey {
     pub ifindex: u32,
     pub epoch: u32,
     pub direction: u32,
-    /// A [`Cause`], or [`CAUSES`] for "seen".
+    /// A [`Cause`], [`SEEN`] or [`DROPS_SKIPPED`].
     pub cause: u32,
 }

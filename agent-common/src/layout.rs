@@ -1,10 +1,14 @@
 //! Compile-time proof of the layout: sizes, alignment and every offset.
+use crate::drop::{DropKey, Reason};
 use crate::flow::{Entry4, Entry6, Packed, Set4, Set6, WideCounters, WideKey};
 use crate::interface::{CAUSES, Count, InterfaceEntry, InterfaceKey, InterfaceSet};
 use core::mem::{align_of, offset_of, size_of};
 
 const _: () = {
-    assert!(size_of::<crate::Control>() == 8);
+    assert!(size_of::<crate::Control>() == 16 && offset_of!(crate::Control, drop_epoch) == 8);
+    assert!(size_of::<DropKey>() == 56 && offset_of!(DropKey, flow) == 0 && offset_of!(DropKey, reason) == 48);
+    assert!(offset_of!(DropKey, flags) == 52 && offset_of!(DropKey, class) == 54);
+    assert!(size_of::<Reason>() == 16 && offset_of!(Reason, class) == 0 && offset_of!(Reason, frees) == 8);
     assert!(size_of::<Packed>() == 16 && offset_of!(Packed, c) == 0 && offset_of!(Packed, d) == 8);
     assert!(size_of::<Entry4>() == 32 && align_of::<Entry4>() == 8);
     assert!(offset_of!(Entry4, a) == 0 && offset_of!(Entry4, b) == 8 && offset_of!(Entry4, n) == 16);

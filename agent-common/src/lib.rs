@@ -4,6 +4,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod drop;
 pub mod flow;
 pub mod interface;
 mod layout;
@@ -22,4 +23,7 @@ pub const EGRESS: u8 = 1;
 pub struct Control {
     /// Low 32 bits: epoch number. The rest is 0: one word, so that no program ever sees half a change.
     pub epoch: u64,
+    /// The same for drops. User space moves it one grace period later, so that every drop of a packet of an epoch is
+    /// in that epoch or, for packets of the next one, early; never late.
+    pub drop_epoch: u64,
 }

@@ -4,7 +4,7 @@
 use crate::maps::{CLOCK, CONTROL, FLOW4, FLOW6, INTERFACE_OVERFLOW, INTERFACES, OVERFLOW};
 use crate::settings;
 use agent_common::flow::{Entry4, Entry6, IFINDEX_MAX, Packed, TIME_BITS, TIME_MASK, WideCounters, WideKey, pack_b};
-use agent_common::interface::{CAUSES, Cause, Count, InterfaceEntry, InterfaceKey};
+use agent_common::interface::{Cause, Count, InterfaceEntry, InterfaceKey, SEEN};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_jiffies64};
 
@@ -321,7 +321,7 @@ pub fn seen(sample: &Sample) {
             entry.seen.packets += u64::from(sample.packets);
             entry.seen.bytes += sample.bytes;
         }
-        None => crowded_interface(sample, CAUSES as u32),
+        None => crowded_interface(sample, SEEN),
     }
 }
 

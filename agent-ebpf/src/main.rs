@@ -1,10 +1,16 @@
 //! Entry points. Every one says "go on" whatever happens: TC_ACT_UNSPEC is TCX_NEXT.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+// Atomic addition needs inline assembly.
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+#[cfg(target_arch = "bpf")]
+mod atomic;
 #[cfg(target_arch = "bpf")]
 mod classify;
 #[cfg(target_arch = "bpf")]
 mod count;
+#[cfg(target_arch = "bpf")]
+mod drops;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
@@ -12,17 +18,20 @@ mod reader;
 #[cfg(target_arch = "bpf")]
 mod settings;
 #[cfg(target_arch = "bpf")]
+mod skb;
+#[cfg(target_arch = "bpf")]
 mod yardstick;
 
 #[cfg(target_arch = "bpf")]
 mod entry {
     use crate::classify::classify;
     use crate::count;
+    use crate::drops;
     use crate::yardstick;
     use agent_common::{EGRESS, INGRESS};
     use aya_ebpf::bindings::TC_ACT_UNSPEC;
-    use aya_ebpf::macros::classifier;
-    use aya_ebpf::programs::TcContext;
+    use aya_ebpf::macros::{btf_tracepoint, classifier};
+    use aya_ebpf::programs::{BtfTracePointContext, TcContext};
 
     #[classifier]
     pub fn ingress(ctx: TcContext) -> i32 {
@@ -47,6 +56,32 @@ mod entry {
     pub fn egress_bare(ctx: TcContext) -> i32 {
         classify::<EGRESS, true>(ctx.skb.skb);
         TC_ACT_UNSPEC
+    }
+
+    /// Attached to `kfree_skb`, before its twin.
+    #[btf_tracepoint(function = "kfree_skb")]
+    pub fn drop_first(ctx: BtfTracePointContext) -> i32 {
+        drops::stub::<false>(&ctx);
+        0
+    }
+
+    #[btf_tracepoint(function = "kfree_skb")]
+    pub fn drop_second(ctx: BtfTracePointContext) -> i32 {
+        drops::stub::<true>(&ctx);
+        0
+    }
+
+    /// Where both go on.
+    #[btf_tracepoint(function = "kfree_skb")]
+    pub fn drop_handler(ctx: BtfTracePointContext) -> i32 {
+        drops::handle(&ctx);
+        0
+    }
+
+    /// The benchmark's yardstick: attached to `kfree_skb` and does nothing.
+    #[btf_tracepoint(function = "kfree_skb")]
+    pub fn drop_empty(_ctx: BtfTracePointContext) -> i32 {
+        0
     }
 
     /// Run by user space to learn the jiffies of a moment: `jiffies64` is not readable from there.

@@ -1,10 +1,11 @@
 //! Every map, why this size and type. Sizes here are placeholders: user space sets them from CPUs and RAM.
 use agent_common::Control;
+use agent_common::drop::{DropKey, LOSSES, Reason};
 use agent_common::flow::{Set4, Set6, WideCounters, WideKey};
 use agent_common::interface::{Count, InterfaceKey, InterfaceSet};
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, LruHashMap, PerCpuHashMap, ProgramArray};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuHashMap, ProgramArray};
 
 /// One element: the epoch. Its own map, because user space maps it for writing.
 #[map]
@@ -67,6 +68,27 @@ pub struct FragmentKey {
 /// within 30 s (`net.ipv4.ipfrag_time`) or never.
 #[map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, u32> = LruHashMap::with_max_entries(8192, 0);
+
+/// `[cpu][reason]`: what each drop reason says, and how often the others came.
+#[map]
+pub static DROP_REASONS: Array<Reason> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// By CPU: the packet that the first drop program has counted, at either nesting level.
+#[map]
+pub static HAND_OFF: Array<[u64; 2]> = Array::with_max_entries(1, 0);
+
+/// One slot: what the attached drop programs go on in.
+#[map]
+pub static DROP_HANDLER: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// Rejected flows. Shared by the CPUs: drops are rare beside packets, may nest, and may run preemptible on
+/// PREEMPT_RT. The drops' epoch is part of the key.
+#[map]
+pub static DROPS: HashMap<DropKey, WideCounters> = HashMap::with_max_entries(1, 0);
+
+/// By `Loss`.
+#[map]
+pub static DROP_LOSSES: Array<u64> = Array::with_max_entries(LOSSES, BPF_F_MMAPABLE);
 
 /// Where the `clock` program leaves the jiffies of its run.
 #[map]

@@ -1,4 +1,7 @@
-//! The reader interface: what the parser may ask of a packet. The kernel-side readers are in `reader.rs`.
+//! The reader interface: what the parser may ask of a packet. The kernel-side readers are in `reader.rs` and `skb.rs`.
+
+use crate::parse::{self, Fragment};
+use agent_common::interface::Cause;
 
 /// A packet from its first byte on. Offsets count from there.
 pub trait Packet {
@@ -8,6 +11,15 @@ pub trait Packet {
     fn len(&self) -> u32;
     fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+    /// Follows IPv6 extension headers, see [`parse::walk`]. A reader may do it in a function that the verifier checks
+    /// alone: inlined everywhere, the walk is most of what it has to explore.
+    #[inline(always)]
+    fn walk(&self, start: u32, first: u8, end: u32) -> Result<(u32, u8, Fragment), Cause>
+    where
+        Self: Sized,
+    {
+        parse::walk(self, start, first, end)
     }
     fn load_u8(&self, offset: u32) -> Option<u8>;
     /// As in memory: network byte order.

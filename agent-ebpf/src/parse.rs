@@ -196,7 +196,7 @@ pub fn ipv6<P: Packet>(packet: &P, l3: u32, gso: bool) -> Result<Ipv6, Cause> {
     }
     let end = l3 + ip_len;
     let (at, protocol, fragment) = if P::WALKS {
-        walk(packet, l3 + 40, next, end)?
+        packet.walk(l3 + 40, next, end)?
     } else if is_extension(next) {
         return Err(Cause::LongChain);
     } else {
@@ -252,4 +252,31 @@ pub fn walk<P: Packet>(packet: &P, start: u32, first: u8, end: u32) -> Result<(u
         }
     }
     Err(Cause::LongChain)
+}
+
+/// A walk's result in one register: id, offset, header number, kind.
+#[inline(always)]
+#[must_use]
+pub fn pack_walk(result: Result<(u32, u8, Fragment), Cause>) -> u64 {
+    let (at, next, kind, id) = match result {
+        Ok((at, next, Fragment::Whole)) => (at, next, 0, 0),
+        Ok((at, next, Fragment::First(id))) => (at, next, 1, id),
+        Ok((at, next, Fragment::Later(id))) => (at, next, 2, id),
+        Err(Cause::LongChain) => (0, 0, 3, 0),
+        Err(_) => (0, 0, 4, 0),
+    };
+    u64::from(id) << 32 | u64::from(at & 0xffff) << 16 | u64::from(next) << 8 | kind
+}
+
+/// Undoes [`pack_walk`]. Every cause but a long chain is a packet cut short.
+#[inline(always)]
+pub fn unpack_walk(word: u64) -> Result<(u32, u8, Fragment), Cause> {
+    let (id, at, next) = ((word >> 32) as u32, (word >> 16) as u32 & 0xffff, (word >> 8) as u8);
+    match word & 0xff {
+        0 => Ok((at, next, Fragment::Whole)),
+        1 => Ok((at, next, Fragment::First(id))),
+        2 => Ok((at, next, Fragment::Later(id))),
+        3 => Err(Cause::LongChain),
+        _ => Err(Cause::Truncated),
+    }
 }

@@ -37,5 +37,24 @@ setting!(
     /// Sets of one CPU's part of `INTERFACES`: a power of two.
     SETS_INTERFACE, sets_interface, u32);
 setting!(
+    /// Network namespace whose drops are counted (`ns.inum`, the number in `/proc/self/ns/net`).
+    NAMESPACE, namespace, u32);
+
+// Byte offsets in structs of the running kernel.
+setting!(SKB_DEV, skb_dev, u32);
+setting!(SKB_REFDST, skb_refdst, u32);
+setting!(SKB_IIF, skb_iif, u32);
+setting!(SKB_PROTOCOL, skb_protocol, u32);
+setting!(SKB_NETWORK_HEADER, skb_network_header, u32);
+setting!(SKB_TAIL, skb_tail, u32);
+setting!(SKB_LEN, skb_len, u32);
+setting!(INFO_GSO_SIZE, info_gso_size, u32);
+setting!(INFO_GSO_SEGS, info_gso_segs, u32);
+setting!(DEV_IFINDEX, dev_ifindex, u32);
+setting!(DEV_NET, dev_net, u32);
+setting!(NET_INUM, net_inum, u32);
+setting!(DST_DEV, dst_dev, u32);
+setting!(TASK_STACK, task_stack, u32);
+setting!(
     /// Time stamps count `jiffies64 >> TIME_SHIFT`.
     TIME_SHIFT, time_shift, u32);

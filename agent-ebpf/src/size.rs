@@ -67,7 +67,7 @@ fn upper<P: Packet>(packet: &P, network: Network) -> Option<(u32, u8)> {
         }
         Network::V6(at) => {
             let next = packet.load_u8(at + 6)?;
-            let (at, protocol, _) = parse::walk(packet, at + 40, next, packet.len()).ok()?;
+            let (at, protocol, _) = packet.walk(at + 40, next, packet.len()).ok()?;
             Some((at, protocol))
         }
     }

@@ -2,6 +2,7 @@
 //! What must come out is worked out by hand or by a second parser, never by the code under test.
 
 mod crafted;
+mod drops;
 mod gso;
 mod random;
 

@@ -1,7 +1,9 @@
 //! Loads the programs and sizes the tables from CPUs and RAM. Knows nothing of interfaces.
 #![forbid(unsafe_code)]
 
+use agent_common::drop::REASONS;
 use agent_common::flow::{Set4, Set6};
+use agent_common::Control;
 use agent_common::interface::InterfaceSet;
 use aya::maps::{Array, Map, MapData, PerCpuHashMap};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunAttrs, TestRunOptions};
@@ -10,6 +12,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use super::Error;
 use super::clock::{Reading, Ticks};
+use super::drops::{DropHash, Drops, Kernel, Unavailable};
 use super::sys::{GracePeriod, Mapped};
 use super::testrun;
 
@@ -36,6 +39,8 @@ pub struct Sizes {
     pub sets_interface: u32,
     /// Entries of the overflow hash.
     pub overflow: u32,
+    /// Entries of the hash of rejected flows.
+    pub drops: u32,
     /// Entries of the benchmark's hash. Above 1 loads `ingress_hash`, which an agent never does.
     pub yardstick: u32,
 }
@@ -47,7 +52,16 @@ impl Sizes {
         let per_set = 2 * u64::from(cpus) * (size_of::<Set4>() as u64 + size_of::<Set6>() as u64 / 2);
         let wanted = (ram_bytes / RAM_SHARE / per_set.max(1)).clamp(SETS4_MIN, SETS4_MAX);
         let sets4 = 1 << wanted.ilog2();
-        Self { cpus, sets4, sets6: sets4 / 2, sets_interface: SETS_INTERFACE, overflow: OVERFLOW_DEFAULT, yardstick: 1 }
+        Self {
+            cpus,
+            sets4,
+            sets6: sets4 / 2,
+            sets_interface: SETS_INTERFACE,
+            overflow: OVERFLOW_DEFAULT,
+            // Shared by the CPUs: as many as one CPU's flows.
+            drops: sets4 * 4,
+            yardstick: 1,
+        }
     }
 
     /// IPv4 flows of one CPU and epoch.
@@ -89,6 +103,13 @@ pub(crate) struct Loaded {
     pub(crate) possible_cpus: usize,
     pub(crate) interface_overflow: InterfaceOverflow,
     pub(crate) grace: GracePeriod,
+    /// What the drop programs need to know, or why they cannot run here.
+    pub(crate) kernel: Result<Kernel, Unavailable>,
+    /// Once turned on.
+    pub(crate) drops: Option<Drops>,
+    pub(crate) dropped: DropHash,
+    /// As `overflow_fd`.
+    pub(crate) dropped_fd: OwnedFd,
     clock: Array<MapData, u64>,
     /// Keeps the mapped maps' descriptors: aya patches descriptor numbers when it loads programs.
     _maps: Vec<Map>,
@@ -107,7 +128,12 @@ pub(crate) fn load(sizes: Sizes) -> Result<Loaded, Error> {
     let ticks = Ticks::of_kernel().map_err(|e| Error::Io { what: "read the coarse clock", source: e.into() })?;
     let shift = |sets: u32| 64 - sets.ilog2();
     let (shift4, shift6, seed) = (shift(sizes.sets4), shift(sizes.sets6), seed()?);
-    let mut ebpf = EbpfLoader::new()
+    let kernel = Kernel::read();
+    let mut loader = EbpfLoader::new();
+    if let Ok(kernel) = &kernel {
+        kernel.set(&mut loader);
+    }
+    let mut ebpf = loader
         .override_global("CPUS", &sizes.cpus, true)
         .override_global("SEED", &seed, true)
         .override_global("SETS4", &sizes.sets4, true)
@@ -121,6 +147,9 @@ pub(crate) fn load(sizes: Sizes) -> Result<Loaded, Error> {
         .map_max_entries("INTERFACES", sizes.sets_interface * sizes.cpus * 2)
         .map_max_entries("OVERFLOW", sizes.overflow)
         .map_max_entries("YARDSTICK", sizes.yardstick)
+        .map_max_entries("DROPS", sizes.drops)
+        .map_max_entries("DROP_REASONS", sizes.cpus * REASONS)
+        .map_max_entries("HAND_OFF", sizes.cpus)
         .load(OBJECT)?;
     for name in ["ingress", "egress", "ingress_bare", "egress_bare", "clock", "empty"] {
         program(&mut ebpf, name)?.load()?;
@@ -131,6 +160,9 @@ pub(crate) fn load(sizes: Sizes) -> Result<Loaded, Error> {
     let overflow = ebpf.take_map("OVERFLOW").ok_or(Error::Missing("OVERFLOW"))?;
     let Map::PerCpuHashMap(data) = &overflow else { return Err(Error::Missing("OVERFLOW")) };
     let overflow_fd = data.fd().as_fd().try_clone_to_owned();
+    let dropped = ebpf.take_map("DROPS").ok_or(Error::Missing("DROPS"))?;
+    let Map::HashMap(data) = &dropped else { return Err(Error::Missing("DROPS")) };
+    let dropped_fd = data.fd().as_fd().try_clone_to_owned();
     let mut maps = Vec::new();
     let mut mapped = |name: &'static str, bytes: u64| -> Result<Mapped, Error> {
         let map = ebpf.take_map(name).ok_or(Error::Missing(name))?;
@@ -142,13 +174,16 @@ pub(crate) fn load(sizes: Sizes) -> Result<Loaded, Error> {
     };
     let half = |sets: u32, bytes: usize| 2 * u64::from(sizes.cpus) * u64::from(sets) * bytes as u64;
     Ok(Loaded {
-        control: mapped("CONTROL", 8)?,
+        control: mapped("CONTROL", size_of::<Control>() as u64)?,
         flow4: mapped("FLOW4", half(sizes.sets4, size_of::<Set4>()))?,
         flow6: mapped("FLOW6", half(sizes.sets6, size_of::<Set6>()))?,
         interfaces: mapped("INTERFACES", half(sizes.sets_interface, size_of::<InterfaceSet>()))?,
         overflow_fd: overflow_fd.map_err(|source| Error::Io { what: "OVERFLOW", source })?,
         possible_cpus: aya::util::nr_cpus().map_err(|(what, source)| Error::Io { what, source })?,
         overflow: overflow.try_into()?,
+        drops: None,
+        dropped: dropped.try_into()?,
+        dropped_fd: dropped_fd.map_err(|source| Error::Io { what: "DROPS", source })?,
         interface_overflow: ebpf
             .take_map("INTERFACE_OVERFLOW")
             .ok_or(Error::Missing("INTERFACE_OVERFLOW"))?
@@ -156,6 +191,7 @@ pub(crate) fn load(sizes: Sizes) -> Result<Loaded, Error> {
         clock: ebpf.take_map("CLOCK").ok_or(Error::Missing("CLOCK"))?.try_into()?,
         grace: GracePeriod::new().map_err(|source| Error::Io { what: "create the grace-period map", source })?,
         _maps: maps,
+        kernel,
         ebpf,
         ticks,
         sizes,

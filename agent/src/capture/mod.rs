@@ -3,11 +3,14 @@
 //! Nothing is lost: an epoch is cleared only after the caller has taken what was in it.
 
 mod attach;
+mod btf;
 mod clock;
 mod drain;
+mod drops;
 pub mod flow;
 pub mod interfaces;
 mod load;
+mod reason;
 #[expect(unsafe_code, reason = "mmap and bpf(2) have no safe wrapper")]
 mod sys;
 mod testrun;
@@ -19,6 +22,7 @@ pub use attach::Hook;
 use flow::Drained;
 use interfaces::Interface;
 use load::Loaded;
+pub use drops::Unavailable;
 pub use load::Sizes;
 pub use testrun::{DrainTimes, Offload};
 
@@ -49,6 +53,19 @@ impl Capture {
     /// Loads the programs; nothing is attached yet.
     pub fn open(sizes: Sizes) -> Result<Self, Error> {
         Ok(Self { loaded: load::load(sizes)?, attached: BTreeMap::new() })
+    }
+
+    /// Turns the kernel's verdicts on, for every drop of this network namespace from now on. Without them, every
+    /// record is ACCEPT.
+    pub fn watch_drops(&mut self) -> Result<(), Unavailable> {
+        let kernel = match &self.loaded.kernel {
+            Ok(kernel) => kernel,
+            Err(unavailable) => return Err(Unavailable::Other(unavailable.to_string())),
+        };
+        let drops = drops::Drops::attach(&mut self.loaded.ebpf, kernel, self.loaded.sizes.cpus)
+            .map_err(|error| Unavailable::Other(error.to_string()))?;
+        self.loaded.drops = Some(drops);
+        Ok(())
     }
 
     /// Attaches to every wanted interface that is not attached yet and lets go of the others. Returns what changed:

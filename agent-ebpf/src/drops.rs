@@ -1,0 +1,236 @@
+//! The kernel's own verdicts: packets freed with a drop reason that a policy gave (`tp_btf/kfree_skb`).
+//!
+//! One program would miss drops: while it runs in process context a softirq may free another packet on the same CPU,
+//! and the kernel does not run a program that is already running there. So two are attached. The first leaves the
+//! packet's address in a slot of its nesting level and counts; the second counts only what it does not find there,
+//! because then the first was not run. Both go on in one handler by a tail call, so that an upgrade replaces the
+//! handler alone.
+#![allow(unsafe_code)]
+use agent_common::drop::{Class, DropKey, Loss, REASONS};
+use agent_common::flow::{WideCounters, WideKey};
+use agent_common::interface::{Count, DROPS_SKIPPED, InterfaceKey};
+use agent_common::{EGRESS, INGRESS};
+use agent_ebpf_parse::parse::{self, Fragment, Network, Transport};
+use agent_ebpf_parse::size::{self, Gso};
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_probe_read_kernel};
+use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_jiffies64};
+use aya_ebpf::programs::BtfTracePointContext;
+
+use crate::atomic;
+use crate::maps::{CONTROL, DROP_HANDLER, DROP_LOSSES, DROP_REASONS, DROPS, FRAGMENTS, FragmentKey, HAND_OFF, INTERFACE_OVERFLOW};
+use crate::settings;
+use crate::skb::{self, Area, Probing, Typed};
+
+/// Kernel stacks are 16 KiB where flowlogd runs (x86-64 and arm64, `THREAD_SIZE`).
+const STACK_SIZE: u64 = 16 << 10;
+
+const PROTOCOL_IPV4: u16 = 0x0800u16.to_be();
+const PROTOCOL_IPV6: u16 = 0x86ddu16.to_be();
+const PROTOCOL_VLAN: u16 = 0x8100u16.to_be();
+const PROTOCOL_QINQ: u16 = 0x88a8u16.to_be();
+
+/// Arguments of the tracepoint since Linux 5.17: skb, location, reason.
+#[inline(always)]
+fn skb_of(ctx: &BtfTracePointContext) -> Typed {
+    Typed(ctx.arg::<*const u8>(0))
+}
+
+#[inline(always)]
+fn reason_of(ctx: &BtfTracePointContext) -> u32 {
+    ctx.arg::<u64>(2) as u32
+}
+
+/// The class of a reason; counts frees that are no policy's when `counts`.
+#[inline(always)]
+fn class(reason: u32, counts: bool) -> u32 {
+    // SAFETY: no arguments.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let slot = if reason < REASONS { reason } else { REASONS - 1 };
+    let Some(entry) = DROP_REASONS.get_ptr_mut(cpu * REASONS + slot) else { return Class::Other as u32 };
+    // SAFETY: a live map value; this CPU's part, but for a nested drop that may lose an addition: these counts only
+    // describe, nothing is computed from them.
+    let entry = unsafe { &mut *entry };
+    if entry.class == Class::Other as u32 && counts {
+        entry.frees += 1;
+    }
+    entry.class
+}
+
+/// 0 in process context, 1 in an interrupt of it: is our context on the current task's stack?
+#[inline(always)]
+fn level(ctx: &BtfTracePointContext) -> usize {
+    let pointer = ctx.as_ptr();
+    let mut at = 0u64;
+    // SAFETY: reads the pointer's own bytes from our stack: the verifier allows no arithmetic on the pointer itself.
+    // The task is the running one.
+    let stack = unsafe {
+        bpf_probe_read_kernel((&raw mut at).cast(), 8, (&raw const pointer).cast());
+        Typed(bpf_get_current_task_btf() as *const u8).load::<u64>(settings::task_stack())
+    };
+    usize::from(at.wrapping_sub(stack) >= STACK_SIZE)
+}
+
+/// Attached twice, see the module.
+#[inline(always)]
+pub fn stub<const SECOND: bool>(ctx: &BtfTracePointContext) {
+    if class(reason_of(ctx), !SECOND) == Class::Other as u32 {
+        return;
+    }
+    // SAFETY: no arguments.
+    let Some(slots) = HAND_OFF.get_ptr_mut(unsafe { bpf_get_smp_processor_id() }) else { return };
+    let level = level(ctx);
+    let skb = ctx.arg::<u64>(0);
+    // SAFETY: a live map value of this CPU; each nesting level has a slot of its own.
+    let known = unsafe {
+        let slot = slots.cast::<u64>().add(level & 1);
+        let known = core::ptr::read_volatile(slot) == skb;
+        core::ptr::write_volatile(slot, if SECOND { 0 } else { skb });
+        if level == 0 {
+            // What an interrupt left behind: its second program was not run.
+            core::ptr::write_volatile(slots.cast::<u64>().add(1), 0);
+        }
+        known
+    };
+    if SECOND && known {
+        return;
+    }
+    // SAFETY: fails only on an empty slot, and it is filled before this is attached.
+    unsafe {
+        let _ = DROP_HANDLER.tail_call(ctx, 0);
+    }
+}
+
+/// Counts one packet that a policy dropped.
+#[inline(always)]
+pub fn handle(ctx: &BtfTracePointContext) {
+    if let Err(loss) = count(skb_of(ctx), reason_of(ctx)) {
+        lose(loss);
+    }
+}
+
+#[inline(always)]
+fn lose(loss: Loss) {
+    if let Some(count) = DROP_LOSSES.get_ptr_mut(loss as u32) {
+        // SAFETY: a live map value.
+        unsafe { atomic::add(count, 1) };
+    }
+}
+
+#[inline(always)]
+fn count(skb: Typed, reason: u32) -> Result<(), Loss> {
+    let device = skb::device(skb).ok_or(Loss::NoInterface)?;
+    if device.namespace != settings::namespace() {
+        return Err(Loss::OtherNamespace);
+    }
+    // SAFETY: fields of sk_buff.
+    let (arrived_on, protocol) =
+        unsafe { (skb.load::<u32>(settings::skb_iif()), skb.load::<u16>(settings::skb_protocol())) };
+    // A packet that arrived keeps its interface until it is sent on, and is dropped there; others are on their way out.
+    let (ifindex, direction) = if arrived_on != 0 { (arrived_on, INGRESS) } else { (device.ifindex, EGRESS) };
+    if !matches!(protocol, PROTOCOL_IPV4 | PROTOCOL_IPV6 | PROTOCOL_VLAN | PROTOCOL_QINQ) {
+        return Err(Loss::Unparsable);
+    }
+    let area = Area::of(skb).ok_or(Loss::Unparsable)?;
+    let packet = Probing::new(skb, &area).ok_or(Loss::Unparsable)?;
+    let gso = area.gso();
+    // The class was looked up by the stub; here it goes into the key.
+    let class = class(reason, false) as u16;
+    let mut key = DropKey { reason, class, ..DropKey::default() };
+    key.flow.ifindex = ifindex;
+    key.flow.direction = direction;
+    let (network, transport) = match parse::bare(&packet).map_err(|_| Loss::Unparsable)? {
+        Network::V4(l3) => {
+            let ip = parse::ipv4(&packet, l3, gso.size != 0).map_err(|_| Loss::Unparsable)?;
+            key.flow.src[0] = ip.addresses & 0xffff_ffff;
+            key.flow.dst[0] = ip.addresses >> 32;
+            key.flow.family = 4;
+            (Network::V4(l3), ip.transport)
+        }
+        Network::V6(l3) => {
+            let ip = parse::ipv6(&packet, l3, gso.size != 0).map_err(|_| Loss::Unparsable)?;
+            key.flow.src = ip.src;
+            key.flow.dst = ip.dst;
+            key.flow.family = 6;
+            (Network::V6(l3), ip.transport)
+        }
+    };
+    key.flow.protocol = transport.protocol;
+    key.flow.ports = ports(&key.flow, &transport);
+    key.flags = u16::from(transport.flags);
+    let (packets, bytes) = wire(&packet, network, &transport, gso);
+    add(&mut key, packets, bytes);
+    Ok(())
+}
+
+/// The ports of a later fragment are those that its first one left behind.
+#[inline(always)]
+fn ports(flow: &WideKey, transport: &Transport) -> u32 {
+    let Fragment::Later(id) = transport.fragment else { return transport.ports };
+    let key = FragmentKey { src: flow.src, dst: flow.dst, id, protocol: transport.protocol, reserved: [0; 3] };
+    // SAFETY: as in `classify::fragment`.
+    FRAGMENTS.get_ptr(&key).map_or(0, |ports| unsafe { *ports })
+}
+
+/// Wire packets and IP bytes, as on ingress: nothing has summed up the segments of a packet on its way out yet.
+#[inline(always)]
+fn wire(packet: &Probing, network: Network, transport: &Transport, gso: Gso) -> (u32, u64) {
+    if gso.size == 0 {
+        return (1, u64::from(transport.ip_len));
+    }
+    let jumbo = if transport.jumbo { 8 } else { 0 };
+    let headers = size::header_len(packet, network).unwrap_or(0).saturating_sub(jumbo);
+    size::segments(transport.ip_len - jumbo, headers, gso)
+}
+
+/// Adds to the flow's counters. A shared hash and atomic additions: a nested drop may be of the same flow.
+#[inline(never)]
+fn add(key: &mut DropKey, packets: u32, bytes: u64) {
+    let epoch = match CONTROL.get_ptr(0) {
+        // SAFETY: a live map value; volatile because user space writes it.
+        Some(control) => unsafe { core::ptr::read_volatile(&raw const (*control).drop_epoch) as u32 },
+        None => 0,
+    };
+    key.flow.epoch = epoch;
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_jiffies64() >> settings::time_shift() };
+    let mut found = DROPS.get_ptr_mut(&*key);
+    if found.is_none() {
+        let fresh = WideCounters { packets: u64::from(packets), bytes, first: now, last: now, flags: 0 };
+        if DROPS.insert(&*key, &fresh, u64::from(BPF_NOEXIST)).is_ok() {
+            return;
+        }
+        // Another CPU was faster, or there is no room.
+        found = DROPS.get_ptr_mut(&*key);
+    }
+    if let Some(value) = found {
+        // SAFETY: a live map value; nobody deletes keys of the current epoch.
+        unsafe {
+            atomic::add(&raw mut (*value).packets, u64::from(packets));
+            atomic::add(&raw mut (*value).bytes, bytes);
+            core::ptr::write_volatile(&raw mut (*value).last, now);
+        }
+        return;
+    }
+    lose(Loss::NoRoom);
+    skipped(&key.flow, packets, bytes);
+}
+
+/// Says at the interface that a rejected packet found no room.
+#[inline(always)]
+fn skipped(flow: &WideKey, packets: u32, bytes: u64) {
+    let WideKey { ifindex, epoch, direction, .. } = *flow;
+    let key = InterfaceKey { ifindex, epoch, direction: u32::from(direction), cause: DROPS_SKIPPED };
+    if INTERFACE_OVERFLOW.get_ptr_mut(&key).is_none() {
+        // A failed insert is another CPU's success, or no room; the look-up below tells.
+        let _ = INTERFACE_OVERFLOW.insert(&key, &Count { packets: 0, bytes: 0 }, u64::from(BPF_NOEXIST));
+    }
+    if let Some(value) = INTERFACE_OVERFLOW.get_ptr_mut(&key) {
+        // SAFETY: a live map value; atomic because a nested drop writes the same slot.
+        unsafe {
+            atomic::add(&raw mut (*value).packets, u64::from(packets));
+            atomic::add(&raw mut (*value).bytes, bytes);
+        }
+    }
+}

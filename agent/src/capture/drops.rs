@@ -1,0 +1,172 @@
+//! Turns the kernel's own verdicts on: resolves names through BTF, fills the table of reasons, attaches the two
+//! programs; and reads what they counted. On a kernel without drop reasons it says so, and every record is ACCEPT.
+//! Knows nothing of windows: whether a packet was counted as accepted before is handed on with it.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+
+use agent_common::drop::{Class, REASONS, Reason};
+use aya::maps::{Array, HashMap, Map, MapData, ProgramArray};
+use aya::programs::BtfTracePoint;
+use aya::{Btf as AyaBtf, Ebpf, EbpfLoader};
+
+use super::btf::{self, Btf, BtfError};
+use super::sys::Mapped;
+use super::{Error, reason};
+
+/// Linux 5.17 gave the tracepoint its reason.
+const TRACEPOINT: &str = "kfree_skb";
+
+/// What the programs must know of the running kernel.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    offsets: Vec<(&'static str, u32)>,
+    /// Values of the reasons, with names.
+    reasons: Vec<(String, u32)>,
+    namespace: u32,
+}
+
+/// Why every record will be ACCEPT.
+#[derive(Debug, thiserror::Error)]
+pub enum Unavailable {
+    #[error("this kernel shows no BTF ({path}: {source}); it needs CONFIG_DEBUG_INFO_BTF", path = btf::KERNEL)]
+    NoBtf { source: std::io::Error },
+    #[error("this kernel gives no drop reasons; Linux 5.17 and later do")]
+    NoReasons,
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<BtfError> for Unavailable {
+    fn from(error: BtfError) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
+/// Name of a global in the programs, struct, field.
+const OFFSETS: [(&str, &str, &[&str]); 14] = [
+    ("SKB_DEV", "sk_buff", &["dev"]),
+    ("SKB_REFDST", "sk_buff", &["_skb_refdst"]),
+    ("SKB_IIF", "sk_buff", &["skb_iif"]),
+    ("SKB_PROTOCOL", "sk_buff", &["protocol"]),
+    ("SKB_NETWORK_HEADER", "sk_buff", &["network_header"]),
+    ("SKB_TAIL", "sk_buff", &["tail"]),
+    ("SKB_LEN", "sk_buff", &["len"]),
+    ("INFO_GSO_SIZE", "skb_shared_info", &["gso_size"]),
+    ("INFO_GSO_SEGS", "skb_shared_info", &["gso_segs"]),
+    ("DEV_IFINDEX", "net_device", &["ifindex"]),
+    ("DEV_NET", "net_device", &["nd_net", "net"]),
+    ("NET_INUM", "net", &["ns", "inum"]),
+    ("DST_DEV", "dst_entry", &["dev"]),
+    ("TASK_STACK", "task_struct", &["stack"]),
+];
+
+impl Kernel {
+    /// Resolves all names through the running kernel's BTF, and our network namespace.
+    pub(crate) fn read() -> Result<Self, Unavailable> {
+        let btf = Btf::parse(fs::read(btf::KERNEL).map_err(|source| Unavailable::NoBtf { source })?)?;
+        let reasons = btf.values(reason::ENUM)?;
+        if !reasons.iter().any(|(name, _)| reason::class(name) != Class::Other) {
+            return Err(Unavailable::NoReasons);
+        }
+        let mut offsets = Vec::new();
+        for (global, of, path) in OFFSETS {
+            // Renamed in Linux 6.19 or so; the meaning is the same.
+            let found = btf.offset(of, path).or_else(|error| match global {
+                "DST_DEV" => btf.offset(of, &["dev_rcu"]),
+                _ => Err(error),
+            })?;
+            offsets.push((global, found));
+        }
+        // The programs read these four at once.
+        let beside: Vec<u32> =
+            ["tail", "end", "head", "data"].iter().map(|field| btf.offset("sk_buff", &[field])).collect::<Result<_, _>>()?;
+        if [0, 4, 8, 16].iter().zip(&beside).any(|(distance, offset)| beside[0] + distance != *offset) {
+            return Err(Unavailable::Other(format!("unknown layout of sk_buff: tail, end, head, data at {beside:?}")));
+        }
+        let namespace = fs::metadata("/proc/self/ns/net").map_err(|e| Unavailable::Other(e.to_string()))?.ino();
+        Ok(Self { offsets, reasons, namespace: namespace as u32 })
+    }
+
+    /// Sets the programs' globals.
+    pub(crate) fn set<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+        for (global, offset) in &self.offsets {
+            loader.override_global(*global, offset, true);
+        }
+        loader.override_global("NAMESPACE", &self.namespace, true);
+    }
+}
+
+/// The attached programs and what they write.
+pub(crate) struct Drops {
+    reasons: Mapped,
+    names: Vec<(String, u32)>,
+    losses: Array<MapData, u64>,
+    _keep: (Map, ProgramArray<MapData>),
+    cpus: u32,
+}
+
+/// Words of the hash's key and value, as in `agent_common::drop`.
+pub(crate) type DropHash = HashMap<MapData, [u64; 7], [u64; 5]>;
+
+const REASON_WORDS: usize = size_of::<Reason>() / 8;
+
+impl Drops {
+    /// Loads and attaches. The handler is in its slot before anything jumps there.
+    pub(crate) fn attach(ebpf: &mut Ebpf, kernel: &Kernel, cpus: u32) -> Result<Self, Error> {
+        let map = ebpf.take_map("DROP_REASONS").ok_or(Error::Missing("DROP_REASONS"))?;
+        let Map::Array(data) = &map else { return Err(Error::Missing("DROP_REASONS")) };
+        let bytes = cpus as usize * REASONS as usize * size_of::<Reason>();
+        let reasons = Mapped::new(std::os::fd::AsFd::as_fd(data.fd()), bytes)
+            .map_err(|source| Error::Io { what: "DROP_REASONS", source })?;
+        for (name, value) in &kernel.reasons {
+            let class = reason::class(name);
+            for cpu in (0..cpus).filter(|_| class != Class::Other && *value < REASONS - 1) {
+                reasons.store((cpu * REASONS + value) as usize * REASON_WORDS, class as u64);
+            }
+        }
+        let btf = AyaBtf::from_sys_fs().map_err(|e| Error::Io { what: "read BTF", source: std::io::Error::other(e) })?;
+        for name in ["drop_handler", "drop_first", "drop_second"] {
+            tracepoint(ebpf, name)?.load(TRACEPOINT, &btf)?;
+        }
+        let mut handler: ProgramArray<_> =
+            ebpf.take_map("DROP_HANDLER").ok_or(Error::Missing("DROP_HANDLER"))?.try_into()?;
+        handler.set(0, tracepoint(ebpf, "drop_handler")?.fd()?, 0)?;
+        // In this order they run.
+        for name in ["drop_first", "drop_second"] {
+            tracepoint(ebpf, name)?.attach()?;
+        }
+        let losses = ebpf.take_map("DROP_LOSSES").ok_or(Error::Missing("DROP_LOSSES"))?.try_into()?;
+        Ok(Self { reasons, names: kernel.reasons.clone(), losses, _keep: (map, handler), cpus })
+    }
+
+    /// Frees that were no policy's, by reason, since the start; only those that came.
+    pub(crate) fn other_frees(&self) -> Vec<(&str, u64)> {
+        let frees = |value: u32| -> u64 {
+            (0..self.cpus).map(|cpu| self.reasons.load((cpu * REASONS + value) as usize * REASON_WORDS + 1)).sum()
+        };
+        let short = |name: &'_ str| name.strip_prefix(reason::PREFIX).map_or(name.len(), str::len);
+        let known = self.names.iter().filter(|(_, value)| *value < REASONS - 1);
+        let mut found: Vec<(&str, u64)> =
+            known.map(|(name, value)| (&name[name.len() - short(name)..], frees(*value))).collect();
+        found.push(("other subsystems", frees(REASONS - 1)));
+        found.retain(|(_, frees)| *frees > 0);
+        found
+    }
+
+    /// Counts by `agent_common::drop::Loss` since the start.
+    pub(crate) fn losses(&self) -> Result<Vec<u64>, Error> {
+        (0..agent_common::drop::LOSSES).map(|loss| Ok(self.losses.get(&loss, 0)?)).collect()
+    }
+
+    /// A reason's name without prefix.
+    pub(crate) fn name(&self, value: u32) -> Option<&str> {
+        let (name, _) = self.names.iter().find(|(_, known)| *known == value)?;
+        Some(name.strip_prefix(reason::PREFIX).unwrap_or(name))
+    }
+}
+
+fn tracepoint<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut BtfTracePoint, Error> {
+    Ok(ebpf.program_mut(name).ok_or(Error::Missing(name))?.try_into()?)
+}
