@@ -104,6 +104,24 @@ fn crowded(skb: *mut __sk_buff, direction: u32, link: u32) {
     }
 }
 
+// Two global functions: the verifier checks each once, and takes what it returns for any number. Inlined, it would
+// explore all that follows for every VLAN tag and tunnel.
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn find_network(skb: *mut __sk_buff, link: u64) -> u64 {
+    let link = if link == Link::Ethernet as u64 { Link::Ethernet } else { Link::None };
+    parse::pack_network(network(&Copying::new(skb), link))
+}
+
+/// 0 when the headers cannot be read.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn header_len(skb: *mut __sk_buff, l3: u64, family: u64) -> u64 {
+    let network = if family == 4 { Network::V4(l3 as u32) } else { Network::V6(l3 as u32) };
+    u64::from(size::header_len(&Copying::new(skb), network).unwrap_or(0))
+}
+
 #[inline(never)]
 fn slow(skb: *mut __sk_buff, direction: u32, link: u32) {
     let packet = Copying::new(skb);
@@ -111,7 +129,7 @@ fn slow(skb: *mut __sk_buff, direction: u32, link: u32) {
     let link = if link == Link::Ethernet as u32 { Link::Ethernet } else { Link::None };
     // SAFETY: context field, checked by the verifier.
     let gso = unsafe { (*skb).gso_size } != 0;
-    match network(&packet, link) {
+    match parse::unpack_network(find_network(skb, link as u64)) {
         Ok(Network::V4(l3)) => match parse::ipv4(&packet, l3, gso) {
             Ok(ip) => {
                 let addresses = ([ip.addresses & 0xffff_ffff, 0], [ip.addresses >> 32, 0]);
@@ -162,8 +180,7 @@ fn measure(skb: *mut __sk_buff, l3: u32, family: u32, transport: &Transport, sam
         sample.bytes = u64::from(wire_len).saturating_sub(u64::from(gso.segments) * u64::from(l3 + jumbo));
         return;
     }
-    let network = if family == 4 { Network::V4(l3) } else { Network::V6(l3) };
-    let headers = size::header_len(&packet, network).unwrap_or(0).saturating_sub(jumbo);
+    let headers = (header_len(skb, u64::from(l3), u64::from(family)) as u32).saturating_sub(jumbo);
     let (packets, bytes) = size::segments(transport.ip_len - jumbo, headers, gso);
     sample.packets = packets;
     sample.bytes = bytes;

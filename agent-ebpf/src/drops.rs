@@ -19,7 +19,9 @@ use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_jiffies64};
 use aya_ebpf::programs::BtfTracePointContext;
 
 use crate::atomic;
-use crate::maps::{CONTROL, DROP_HANDLER, DROP_LOSSES, DROP_REASONS, DROPS, FRAGMENTS, FragmentKey, HAND_OFF, INTERFACE_OVERFLOW};
+use crate::maps::{
+    CONTROL, DROP_HANDLER, DROP_LOSSES, DROP_REASONS, DROPS, FRAGMENTS, FragmentKey, HAND_OFF, INTERFACE_OVERFLOW,
+};
 use crate::settings;
 use crate::skb::{self, Area, Probing, Typed};
 

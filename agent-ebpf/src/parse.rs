@@ -280,3 +280,26 @@ pub fn unpack_walk(word: u64) -> Result<(u32, u8, Fragment), Cause> {
         _ => Err(Cause::Truncated),
     }
 }
+
+/// The network header's place in one register: offset, and above it 4, 6 or a cause.
+#[inline(always)]
+#[must_use]
+pub fn pack_network(result: Result<Network, Cause>) -> u64 {
+    match result {
+        Ok(Network::V4(at)) => u64::from(at) | 4 << 32,
+        Ok(Network::V6(at)) => u64::from(at) | 6 << 32,
+        Err(Cause::NonIp) => 0,
+        Err(_) => 1 << 32,
+    }
+}
+
+/// Undoes [`pack_network`]. Every cause but "not IP" is a packet cut short.
+#[inline(always)]
+pub fn unpack_network(word: u64) -> Result<Network, Cause> {
+    match word >> 32 {
+        4 => Ok(Network::V4(word as u32)),
+        6 => Ok(Network::V6(word as u32)),
+        0 => Err(Cause::NonIp),
+        _ => Err(Cause::Truncated),
+    }
+}

@@ -1,6 +1,8 @@
 //! Kernel-side readers of a packet: direct access for the fast path, `bpf_skb_load_bytes` for everything else.
 #![allow(unsafe_code)]
+use agent_common::interface::Cause;
 use agent_ebpf_parse::packet::{Head, Packet};
+use agent_ebpf_parse::parse::{self, Fragment};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::bpf_skb_load_bytes;
 use core::mem::{MaybeUninit, size_of};
@@ -95,8 +97,21 @@ impl Copying {
     }
 }
 
+/// [`parse::walk`] in a function of its own, which the verifier checks once and not at every call: it is global, and
+/// all that goes in and out but the context is numbers. `start`: offset of the first header, end of the packet.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn walk_copying(skb: *mut __sk_buff, start: u64, first: u64) -> u64 {
+    parse::pack_walk(parse::walk(&Copying::new(skb), (start >> 32) as u32, first as u8, start as u32))
+}
+
 impl Packet for Copying {
     const WALKS: bool = true;
+
+    #[inline(always)]
+    fn walk(&self, start: u32, first: u8, end: u32) -> Result<(u32, u8, Fragment), Cause> {
+        parse::unpack_walk(walk_copying(self.skb, u64::from(start) << 32 | u64::from(end), u64::from(first)))
+    }
 
     #[inline(always)]
     fn len(&self) -> u32 {

@@ -80,8 +80,10 @@ impl Kernel {
             offsets.push((global, found));
         }
         // The programs read these four at once.
-        let beside: Vec<u32> =
-            ["tail", "end", "head", "data"].iter().map(|field| btf.offset("sk_buff", &[field])).collect::<Result<_, _>>()?;
+        let beside: Vec<u32> = ["tail", "end", "head", "data"]
+            .iter()
+            .map(|field| btf.offset("sk_buff", &[field]))
+            .collect::<Result<_, _>>()?;
         if [0, 4, 8, 16].iter().zip(&beside).any(|(distance, offset)| beside[0] + distance != *offset) {
             return Err(Unavailable::Other(format!("unknown layout of sk_buff: tail, end, head, data at {beside:?}")));
         }
@@ -126,7 +128,8 @@ impl Drops {
                 reasons.store((cpu * REASONS + value) as usize * REASON_WORDS, class as u64);
             }
         }
-        let btf = AyaBtf::from_sys_fs().map_err(|e| Error::Io { what: "read BTF", source: std::io::Error::other(e) })?;
+        let btf =
+            AyaBtf::from_sys_fs().map_err(|e| Error::Io { what: "read BTF", source: std::io::Error::other(e) })?;
         for name in ["drop_handler", "drop_first", "drop_second"] {
             tracepoint(ebpf, name)?.load(TRACEPOINT, &btf)?;
         }

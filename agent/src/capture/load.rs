@@ -1,9 +1,9 @@
 //! Loads the programs and sizes the tables from CPUs and RAM. Knows nothing of interfaces.
 #![forbid(unsafe_code)]
 
+use agent_common::Control;
 use agent_common::drop::REASONS;
 use agent_common::flow::{Set4, Set6};
-use agent_common::Control;
 use agent_common::interface::InterfaceSet;
 use aya::maps::{Array, Map, MapData, PerCpuHashMap};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunAttrs, TestRunOptions};

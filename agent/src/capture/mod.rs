@@ -19,10 +19,10 @@ use std::collections::BTreeMap;
 
 use attach::Attachment;
 pub use attach::Hook;
+pub use drops::Unavailable;
 use flow::Drained;
 use interfaces::Interface;
 use load::Loaded;
-pub use drops::Unavailable;
 pub use load::Sizes;
 pub use testrun::{DrainTimes, Offload};
 

@@ -13,7 +13,11 @@ pub(crate) const ENUM: &str = "skb_drop_reason";
 
 /// Name, class, and why.
 pub(crate) const POLICY: [(&str, Class, &str); 7] = [
-    ("NETFILTER_DROP", Class::Policy, "nftables, iptables, firewalld, ipvs: a verdict of a hook (net/netfilter/core.c)"),
+    (
+        "NETFILTER_DROP",
+        Class::Policy,
+        "nftables, iptables, firewalld, ipvs: a verdict of a hook (net/netfilter/core.c)",
+    ),
     ("IP_RPFILTER", Class::Policy, "reverse-path filter: the source may not come from here (net/ipv4/fib_frontend.c)"),
     ("SOCKET_FILTER", Class::Policy, "a filter on the socket or the cgroup's ingress program (net/core/filter.c)"),
     ("BPF_CGROUP_EGRESS", Class::Policy, "the cgroup's egress program (net/ipv4/ip_output.c)"),
