@@ -3,10 +3,11 @@
 //! One thread sends small datagrams of many flows; a veth hands each over on the sender's CPU, up to a full socket
 //! that drops it. So the rate is the cost of the whole way, and a program's cost is the difference.
 
+use std::fs;
 use std::io::IoSlice;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use flowlogd::capture::{Capture, interfaces};
@@ -20,8 +21,31 @@ use crate::report::{Cell, Table};
 use crate::{Settings, machine, min_median};
 
 const PORT: u16 = 9;
-const FLOWS: u16 = 512;
 const BURST: usize = 64;
+
+/// The flows of a flood: every source port to every target port, a burst from one source port at a time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Flows {
+    pub(crate) sources: u16,
+    pub(crate) targets: u16,
+}
+
+const FLOWS: Flows = Flows { sources: 512, targets: 1 };
+
+impl Flows {
+    pub(crate) fn count(self) -> u32 {
+        u32::from(self.sources) * u32::from(self.targets)
+    }
+
+    /// Sockets that are bound and never read: they fill up and drop, and no ICMP error comes back.
+    pub(crate) fn full_sockets(self, pair: &Pair) -> Result<Vec<UdpSocket>> {
+        pair.b.enter(|| bind(Pair::B4, PORT, self.targets))
+    }
+}
+
+fn bind(address: &str, first: u16, ports: u16) -> Result<Vec<UdpSocket>> {
+    Ok((first..first + ports).map(|port| UdpSocket::bind((address, port))).collect::<std::io::Result<_>>()?)
+}
 
 #[derive(Clone, Copy, Debug)]
 enum Load {
@@ -33,32 +57,42 @@ enum Load {
 const LOADS: [(Load, &str); 3] =
     [(Load::Nothing, "no program"), (Load::Empty, "empty program"), (Load::Agent, "flowlogd")];
 
-/// Sends about `count` datagrams and returns how many a second.
-fn flood(pair: &Pair, count: u64) -> Result<f64> {
+/// How long this thread has waited for its CPU, which others on the machine may use; nothing where the kernel does not
+/// tell.
+fn waited() -> Duration {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    Duration::from_nanos(text.split_whitespace().nth(1).and_then(|value| value.parse().ok()).unwrap_or_default())
+}
+
+/// Sends about `count` datagrams and returns how many a second of its time on the CPU.
+pub(crate) fn flood(pair: &Pair, flows: Flows, count: u64) -> Result<f64> {
     pair.a.enter(|| {
         machine::pin()?;
-        let sockets =
-            (0..FLOWS).map(|flow| UdpSocket::bind((Pair::A4, 20_000 + flow))).collect::<std::io::Result<Vec<_>>>()?;
-        let target: SockaddrIn = std::net::SocketAddrV4::new(Pair::B4.parse()?, PORT).into();
+        let sockets = bind(Pair::A4, 20_000, flows.sources)?;
+        let target = |at: usize| -> Result<Option<SockaddrIn>> {
+            let port = PORT + u16::try_from(at % usize::from(flows.targets))?;
+            Ok(Some(std::net::SocketAddrV4::new(Pair::B4.parse()?, port).into()))
+        };
+        let targets = (0..BURST.max(flows.targets.into())).map(target).collect::<Result<Vec<_>>>()?;
         let payload = [0; 18];
         let buffers = [[IoSlice::new(&payload)]; BURST];
-        let targets = [Some(target); BURST];
         let mut headers = MultiHeaders::preallocate(BURST, None);
-        let (mut sent, start) = (0, Instant::now());
-        for socket in sockets.iter().cycle() {
+        let bursts = targets.chunks(BURST).flat_map(|targets| sockets.iter().map(move |socket| (targets, socket)));
+        let (mut sent, before, start) = (0, waited(), Instant::now());
+        for (targets, socket) in bursts.cycle() {
             if sent >= count {
                 break;
             }
             sent +=
                 sendmmsg(socket.as_raw_fd(), &mut headers, &buffers, targets, [], MsgFlags::empty())?.count() as u64;
         }
-        Ok(sent as f64 / start.elapsed().as_secs_f64())
+        Ok(sent as f64 / (start.elapsed() - (waited() - before)).as_secs_f64())
     })
 }
 
 fn measure(pair: &Pair, load: Load, count: u64) -> Result<f64> {
     match load {
-        Load::Nothing => flood(pair, count),
+        Load::Nothing => flood(pair, FLOWS, count),
         Load::Empty => {
             let mut capture = Capture::open(packet_sizes())?;
             pair.a.enter(|| {
@@ -66,12 +100,12 @@ fn measure(pair: &Pair, load: Load, count: u64) -> Result<f64> {
                 let a0 = interfaces.iter().find(|interface| interface.name == "a0").context("no a0")?;
                 Ok(capture.attach_empty(a0)?)
             })?;
-            flood(pair, count)
+            flood(pair, FLOWS, count)
         }
         Load::Agent => {
             let before = pair.a.device_packets("a0")?.1;
             let agent = Agent::start(&pair.a, &Options::on(&["a0"]).interval(60))?;
-            let rate = flood(pair, count)?;
+            let rate = flood(pair, FLOWS, count)?;
             let sent = pair.a.device_packets("a0")?.1 - before;
             let stopped = agent.stop()?;
             stopped.expect_nothing_lost()?;
@@ -85,9 +119,8 @@ fn measure(pair: &Pair, load: Load, count: u64) -> Result<f64> {
 pub(crate) fn run(settings: &Settings) -> Result<Table> {
     let (count, rounds) = if settings.quick { (200_000, 1) } else { (1_500_000, 3) };
     let pair = Pair::new()?;
-    // Bound and never read: it fills up and drops, and no ICMP error comes back.
-    let _full = pair.b.enter(|| Ok(UdpSocket::bind((Pair::B4, PORT))?))?;
-    flood(&pair, count / 10)?;
+    let _full = FLOWS.full_sockets(&pair)?;
+    flood(&pair, FLOWS, count / 10)?;
     let mut nanoseconds: [Vec<f64>; 3] = Default::default();
     for _ in 0..rounds {
         for (load, _) in LOADS {
@@ -95,7 +128,7 @@ pub(crate) fn run(settings: &Settings) -> Result<Table> {
         }
     }
     let mut table = Table::new(
-        &format!("flood: {count} UDP datagrams of {FLOWS} flows over a veth, median of {rounds}"),
+        &format!("flood: {count} UDP datagrams of {} flows over a veth, median of {rounds}", FLOWS.count()),
         &["on the interface", "packets/s", "ns per packet", "over empty"],
     );
     let empty = min_median(&nanoseconds[Load::Empty as usize]).1;

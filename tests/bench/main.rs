@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what a packet, a drain and a flood cost on this machine.
+//! `cargo xtask bench`: what a packet, a drain and a flood cost on this machine, and what they cost others.
 //!
 //! Everything compared is measured in one run, interleaved. The programs run on tables of their own, never an
 //! agent's. Results are also written below `tests/bench/runs`.
@@ -7,10 +7,12 @@ mod drain;
 mod flood;
 mod machine;
 mod packet;
+mod peers;
 mod report;
 
 use std::fs;
 use std::path::Path;
+use std::process::ExitCode;
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,8 +20,11 @@ use flowlogd::capture::Sizes;
 use flowlogd::capture::flow::Drained;
 use flowlogd_tests::netns;
 
-const HELP: &str = "Usage: cargo xtask bench [--quick] [packet] [drain] [flood]\n\
-                    Measures all three unless some are named. --quick: fewer rounds and flows, half a minute.";
+const HELP: &str = "Usage: cargo xtask bench [--peers] [-- [--quick] [packet] [drain] [flood]]\n\
+                    Measures packet, drain and flood unless some are named. --quick: fewer rounds and flows, half a \
+                    minute.\n\
+                    --peers: measures flowlogd, softflowd and pmacctd under the same flood, two minutes; the others \
+                    only if named.";
 
 /// What to measure and how long.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +39,7 @@ fn settings() -> Result<Option<Settings>> {
         match argument.as_str() {
             "--quick" => settings.quick = true,
             "-h" | "--help" => return Ok(None),
+            "--peers" => settings.only.push("peers".to_owned()),
             "packet" | "drain" | "flood" => settings.only.push(argument),
             _ => bail!("unknown argument '{argument}'\n{HELP}"),
         }
@@ -74,7 +80,18 @@ fn save(name: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Not returned from main, which would print a backtrace.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let Some(settings) = settings()? else {
         println!("{HELP}");
         return Ok(());
@@ -84,14 +101,17 @@ fn main() -> Result<()> {
     println!("{machine_line}\n");
     let mut text = format!("# {machine_line}\n");
     type Part = fn(&Settings) -> Result<report::Table>;
-    let parts: [(&str, Part); 3] = [("packet", packet::run), ("drain", drain::run), ("flood", flood::run)];
+    let parts: [(&str, Part); 4] =
+        [("packet", packet::run), ("drain", drain::run), ("flood", flood::run), ("peers", peers::run)];
     for (name, part) in parts {
-        if !settings.only.is_empty() && !settings.only.iter().any(|only| only == name) {
+        // Peers have to be installed, so they are only measured when named.
+        let is_default = settings.only.is_empty() && name != "peers";
+        if !is_default && !settings.only.iter().any(|only| only == name) {
             continue;
         }
         // A thread of its own, so that only what it measures is bound to one CPU.
         let work = || {
-            if name != "flood" {
+            if name == "packet" || name == "drain" {
                 machine::pin()?;
             }
             part(&settings)

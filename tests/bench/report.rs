@@ -17,6 +17,11 @@ impl Cell {
     pub(crate) fn number(value: f64, digits: usize) -> Self {
         Self { text: format!("{value:.digits$}"), is_number: true }
     }
+
+    /// For what was not measured: a dash in a column of numbers.
+    pub(crate) fn number_or_dash(value: Option<f64>, digits: usize) -> Self {
+        value.map_or_else(|| Self { text: "-".into(), is_number: true }, |value| Self::number(value, digits))
+    }
 }
 
 #[derive(Debug)]

@@ -142,7 +142,8 @@ impl Agent {
     /// Starts the agent and waits until it says that it is ready.
     pub fn start(ns: &Netns, options: &Options) -> Result<Self> {
         let (logs, state) = (TempDir::new()?, TempDir::new()?);
-        let mut command = command(ns, &[], &binary()?);
+        // The kernel ends the agent when a killed test run can no longer.
+        let mut command = command(ns, &["setpriv", "--pdeathsig", "KILL"], &binary()?);
         command.arg("run");
         for interface in &options.interfaces {
             command.args(["--interface", interface]);
@@ -177,6 +178,10 @@ impl Agent {
         })
         .map_err(|error| anyhow!("{error}; stderr: {:?}", snapshot(&agent.stderr.0)))?;
         Ok(agent)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn state_directory(&self) -> &Path {

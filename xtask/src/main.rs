@@ -72,9 +72,13 @@ enum Task {
     },
     /// Build and run the benchmark, as root
     ///
-    /// With `--peers` among ARGS, installs softflowd and pmacct, to compare with.
-    #[command(after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench -- --peers")]
+    /// ARGS are for the benchmark; `cargo xtask bench -- --help` lists them.
+    #[command(after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench --peers\n  \
+        cargo xtask bench -- --quick packet")]
     Bench {
+        /// Measure softflowd and pmacctd beside flowlogd, and install them first, with their services masked
+        #[arg(long)]
+        peers: bool,
         #[arg(last = true, value_name = "ARGS")]
         args: Vec<OsString>,
     },
@@ -86,7 +90,7 @@ fn main() -> ExitCode {
         Task::Build { release } => run::build(release),
         Task::Run { args } => run::run(args),
         Task::Test { unit, filter } => test::run(unit, filter.as_deref()),
-        Task::Bench { args } => bench::run(&args),
+        Task::Bench { peers, args } => bench::run(peers, &args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -89,7 +89,7 @@ pub(crate) fn packages(names: &[&str]) -> Result<()> {
     install(&missing)
 }
 
-fn installed(package: &str) -> bool {
+pub(crate) fn installed(package: &str) -> bool {
     output("dpkg-query", &["--show", "--showformat=${db:Status-Status}", package]).as_deref() == Some("installed")
 }
 
