@@ -1,4 +1,4 @@
-//! The only `unsafe` of the agent: mapping a BPF array into memory, and the grace period.
+//! The only `unsafe` of the agent: mapping a BPF array into memory, batches of a hash, huge pages, and the grace period.
 //! Knows sizes and file descriptors, nothing of what the words mean.
 use std::io;
 use std::mem::{MaybeUninit, size_of};
