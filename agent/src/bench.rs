@@ -2,43 +2,53 @@
 //! Must not do anything that the agent does not do.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::capture::flow::{Drained, Flow};
+use crate::capture::flow::Drained;
 use crate::encode;
 use crate::identity::{self, Identity};
 use crate::record::Batch;
 use crate::sink::{DirectorySink, Sink};
-use crate::window::Windows;
+use crate::window::{Closed, Windows};
 
 /// As much as the directory sink collects before it compresses.
 const BUFFER_BYTES: usize = 1 << 20;
 
-fn interface_ids(flows: &[Flow]) -> BTreeMap<u32, String> {
-    let interfaces: BTreeSet<u32> = flows.iter().map(|flow| flow.key.ifindex).collect();
-    interfaces.into_iter().map(|ifindex| (ifindex, identity::interface_id("bench", &ifindex.to_string()))).collect()
-}
-
-fn batch<'a>(flows: &'a [Flow], interface_ids: &'a BTreeMap<u32, String>) -> Batch<'a> {
-    let start = flows.iter().map(|flow| flow.first).min().unwrap_or_default();
-    let end = flows.iter().map(|flow| flow.last).max().unwrap_or_default();
-    Batch { account_id: identity::STAND_IN_ACCOUNT_ID, start, end, flows, statuses: &[], interface_ids }
+/// A closed window, and what an agent knows by then.
+pub struct Window {
+    closed: Closed,
+    interface_ids: BTreeMap<u32, String>,
 }
 
 /// Merges a drain's batches as the end of a window does.
 #[must_use]
-pub fn close_window(drained: Drained) -> Vec<Flow> {
+pub fn close_window(drained: Drained, start: i64, end: i64) -> Window {
     let mut windows = Windows::default();
     windows.absorb(drained);
-    windows.close(0, i64::MAX).flows
+    let closed = windows.close(start, end);
+    let interfaces = closed.totals.iter().map(|totals| totals.ifindex);
+    let interface_ids = interfaces.map(|index| (index, identity::interface_id("bench", &index.to_string()))).collect();
+    Window { closed, interface_ids }
+}
+
+impl Window {
+    #[must_use]
+    pub fn flows(&self) -> usize {
+        self.closed.flows.len()
+    }
+
+    fn batch(&self) -> Batch<'_> {
+        let Closed { start, end, ref flows, .. } = self.closed;
+        let account_id = identity::STAND_IN_ACCOUNT_ID;
+        Batch { account_id, start, end, flows, statuses: &[], interface_ids: &self.interface_ids }
+    }
 }
 
 /// Formats every flow, emptying `out` whenever a sink would. Returns the length of the whole text.
-pub fn format_v2(flows: &[Flow], out: &mut Vec<u8>) -> usize {
-    let interface_ids = interface_ids(flows);
+pub fn format_v2(window: &Window, out: &mut Vec<u8>) -> usize {
     let mut bytes = 0;
-    for record in batch(flows, &interface_ids).records() {
+    for record in window.batch().records() {
         encode::append(&record, out);
         if out.len() >= BUFFER_BYTES {
             bytes += out.len();
@@ -49,10 +59,9 @@ pub fn format_v2(flows: &[Flow], out: &mut Vec<u8>) -> usize {
 }
 
 /// Formats, compresses and syncs every flow into objects below `root`. Returns the number of records.
-pub fn gzip_directory(flows: &[Flow], root: &Path) -> anyhow::Result<u64> {
+pub fn gzip_directory(window: &Window, root: &Path) -> anyhow::Result<u64> {
     let identity = Identity::new(None, None)?;
     let flow_log_id = identity::flow_log_id(&["bench"]);
     let mut sink = Sink::Directory(DirectorySink::create(root.to_owned(), &identity, &flow_log_id)?);
-    let interface_ids = interface_ids(flows);
-    Ok(sink.publish(&batch(flows, &interface_ids))?)
+    Ok(sink.publish(&window.batch())?)
 }

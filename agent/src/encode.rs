@@ -3,10 +3,10 @@
 //! Always: one line per record, single spaces, `-` for what does not apply, `\n` at the end, no allocation per record.
 #![forbid(unsafe_code)]
 
-use std::io::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 
-use crate::capture::flow::Verdict;
+use crate::capture::flow::{Flow, Verdict};
 use crate::record::{Record, Status};
 
 /// First line of an S3 text object: AWS's field names, in the order of the records.
@@ -18,105 +18,185 @@ pub(crate) fn append(record: &Record, out: &mut Vec<u8>) {
     out.extend_from_slice(record.account_id.as_bytes());
     out.push(b' ');
     out.extend_from_slice(record.interface_id.as_bytes());
-    let mut line = Line::default();
-    if let Some(flow) = record.flow {
-        line.address(flow.key.src);
-        line.address(flow.key.dst);
-        line.number(flow.key.src_port.into());
-        line.number(flow.key.dst_port.into());
-        line.number(flow.key.protocol.into());
-        line.number(flow.packets);
-        line.number(flow.bytes);
-    } else {
-        line.text(b" - - - - - - -");
-    }
-    line.seconds(record.start);
-    line.seconds(record.end);
-    line.text(match record.flow.map(|flow| flow.key.verdict) {
-        Some(Verdict::Accept) => b" ACCEPT",
-        Some(Verdict::Reject) => b" REJECT",
-        None => b" -",
-    });
-    line.text(match record.status {
-        Status::Ok => b" OK\n",
-        Status::NoData => b" NODATA\n",
-        Status::SkipData => b" SKIPDATA\n",
-    });
-    out.extend_from_slice(&line.bytes[..line.len]);
+    let start = out.len();
+    out.resize(start + ROOM, 0);
+    let Some(room) = out[start..].first_chunk_mut() else { return };
+    let line = Line { room, len: 0 };
+    let line = match record.flow {
+        Some(Flow { key, packets, bytes, .. }) => line
+            .address(key.src)
+            .address(key.dst)
+            .number(key.src_port.into())
+            .number(key.dst_port.into())
+            .number(key.protocol.into())
+            .number(*packets)
+            .number(*bytes),
+        None => line.text(b" - - - - - - -"),
+    };
+    let line = line.seconds(record.start).seconds(record.end);
+    let line = match record.flow.map(|flow| flow.key.verdict) {
+        Some(Verdict::Accept) => line.text(b" ACCEPT"),
+        Some(Verdict::Reject) => line.text(b" REJECT"),
+        None => line.text(b" -"),
+    };
+    let line = match record.status {
+        Status::Ok => line.text(b" OK\n"),
+        Status::NoData => line.text(b" NODATA\n"),
+        Status::SkipData => line.text(b" SKIPDATA\n"),
+    };
+    let end = start + usize::from(line.len);
+    out.truncate(end);
 }
 
-/// Two addresses of 39 characters, four numbers of 20 with a sign, two ports, a protocol, action and status: 197.
-const LINE_BYTES: usize = 224;
+/// What a `u8` reaches, and the longest fixed text.
+const ROOM: usize = 256 + 16;
 
-/// What follows the interface-id. Fields are put together here, because growing a `Vec` field by field takes twice as
-/// long. Every field starts with its space.
-struct Line {
-    bytes: [u8; LINE_BYTES],
-    len: usize,
+/// What follows the interface-id, in place. At most 195 bytes: two addresses of 39 characters, four numbers of 20 with
+/// a sign, two ports, a protocol, action and status. So its length is a `u8`, which tells the compiler that all fits:
+/// no check for any field.
+struct Line<'a> {
+    room: &'a mut [u8; ROOM],
+    len: u8,
 }
 
-impl Default for Line {
-    fn default() -> Self {
-        Self { bytes: [b' '; LINE_BYTES], len: 0 }
-    }
-}
-
-impl Line {
-    fn text(&mut self, text: &[u8]) {
-        self.bytes[self.len..self.len + text.len()].copy_from_slice(text);
-        self.len += text.len();
+/// Fields bring their space with them. What is short is written in a fixed width, and the next field goes over what is
+/// too much: that costs less than loops and branches over the number of digits. By value, to stay in registers.
+impl Line<'_> {
+    #[inline(always)]
+    fn text<const N: usize>(self, text: &[u8; N]) -> Self {
+        self.start(text, N as u8)
     }
 
-    fn number(&mut self, value: u64) {
-        self.bytes[self.len] = b' ';
-        self.len += 1;
-        self.digits(value);
+    /// The first `len` bytes of `text`.
+    #[inline(always)]
+    fn start<const N: usize>(self, text: &[u8; N], len: u8) -> Self {
+        const { assert!(N <= ROOM - 256) };
+        let at = usize::from(self.len);
+        self.room[at..at + N].copy_from_slice(text);
+        Self { len: self.len + len, ..self }
     }
 
-    fn seconds(&mut self, value: i64) {
-        self.text(if value < 0 { b" -" } else { b" " });
-        self.digits(value.unsigned_abs());
+    #[inline(always)]
+    fn number(self, value: u64) -> Self {
+        self.text(b" ").digits(value)
     }
 
-    /// From the last digit to the first, two at a time.
-    fn digits(&mut self, value: u64) {
-        let count = value.checked_ilog10().unwrap_or(0) as usize + 1;
-        let digits = &mut self.bytes[self.len..self.len + count];
-        self.len += count;
-        let (mut rest, mut at) = (value, count);
-        while at >= 2 {
-            digits[at - 2..at].copy_from_slice(&PAIRS[(rest % 100) as usize]);
-            rest /= 100;
-            at -= 2;
+    #[inline(always)]
+    fn seconds(self, value: i64) -> Self {
+        let line = if value < 0 { self.text(b" -") } else { self.text(b" ") };
+        line.digits(value.unsigned_abs())
+    }
+
+    /// Four at a time.
+    #[inline(always)]
+    fn digits(self, value: u64) -> Self {
+        let (high, low) = (value / 10_000, value % 10_000);
+        match high {
+            0 => self.leading_digits(low),
+            1..10_000 => self.leading_digits(high).text(&four_digits(low)),
+            _ => self.many_digits(high).text(&four_digits(low)),
         }
-        if at == 1 {
-            digits[0] = b'0' + rest as u8;
-        }
     }
 
-    fn address(&mut self, address: IpAddr) {
-        self.bytes[self.len] = b' ';
-        self.len += 1;
+    #[inline(never)]
+    fn many_digits(self, value: u64) -> Self {
+        let (high, low) = (value / 10_000, value % 10_000);
+        let line = if high < 10_000 { self.leading_digits(high) } else { self.many_digits(high) };
+        line.text(&four_digits(low))
+    }
+
+    /// Of a value below 10,000.
+    #[inline(always)]
+    fn leading_digits(self, value: u64) -> Self {
+        let zeros = u8::from(value < 1000) + u8::from(value < 100) + u8::from(value < 10);
+        let text = u32::from_le_bytes(four_digits(value)) >> (8 * zeros);
+        self.start(&text.to_le_bytes(), 4 - zeros)
+    }
+
+    #[inline(always)]
+    fn address(self, address: IpAddr) -> Self {
+        let line = self.text(b" ");
         match address {
-            IpAddr::V4(v4) => {
-                for octet in v4.octets() {
-                    let (text, len) = &OCTETS[usize::from(octet)];
-                    self.bytes[self.len..self.len + 4].copy_from_slice(text);
-                    self.len += usize::from(*len);
-                }
-                // No dot after the last.
-                self.len -= 1;
-            }
-            // RFC 5952: AWS's examples are lower case without brackets or zone. It fits, so writing cannot fail.
-            IpAddr::V6(v6) => {
-                let mut rest = &mut self.bytes[self.len..];
-                let room = rest.len();
-                let _ = write!(rest, "{v6}");
-                self.len += room - rest.len();
-            }
+            IpAddr::V4(v4) => line.v4(v4),
+            IpAddr::V6(v6) => line.v6(v6),
         }
     }
+
+    #[inline(always)]
+    fn v4(mut self, address: Ipv4Addr) -> Self {
+        for octet in address.octets() {
+            let (text, len) = &OCTETS[usize::from(octet)];
+            self = self.start(text, *len);
+        }
+        // No dot after the last.
+        Self { len: self.len - 1, ..self }
+    }
+
+    /// RFC 5952, lower case without brackets or zone, as in AWS's examples.
+    #[inline(never)]
+    fn v6(mut self, address: Ipv6Addr) -> Self {
+        let segments = address.segments();
+        if let [0, 0, 0, 0, 0, 0xffff, ..] = segments {
+            let [.., a, b, c, d] = address.octets();
+            return self.text(b"::ffff:").v4(Ipv4Addr::new(a, b, c, d));
+        }
+        let zeros = longest_zeros(&segments);
+        let mut at = 0;
+        while at < segments.len() {
+            if at == zeros.start && !zeros.is_empty() {
+                // The segment before has brought the first colon.
+                self = self.start(b"::", if at == 0 { 2 } else { 1 });
+                at = zeros.end;
+            } else {
+                self = self.hex(segments[at]).text(b":");
+                at += 1;
+            }
+        }
+        // No colon after the last, unless it is one of a pair.
+        if zeros.end == segments.len() { self } else { Self { len: self.len - 1, ..self } }
+    }
+
+    /// Without leading zeros.
+    #[inline(always)]
+    fn hex(self, value: u16) -> Self {
+        let [[a, b], [c, d]] = value.to_be_bytes().map(|byte| HEX[usize::from(byte)]);
+        let zeros = (value | 1).leading_zeros() as u8 / 4;
+        let text = u32::from_le_bytes([a, b, c, d]) >> (8 * zeros);
+        self.start(&text.to_le_bytes(), 4 - zeros)
+    }
 }
+
+/// The first of the longest runs of at least two zero segments; empty if there is none.
+fn longest_zeros(segments: &[u16; 8]) -> Range<usize> {
+    let mut longest = 0..0;
+    let mut start = 0;
+    for (at, &segment) in segments.iter().enumerate() {
+        if segment != 0 {
+            start = at + 1;
+        } else if at + 1 - start > longest.len().max(1) {
+            longest = start..at + 1;
+        }
+    }
+    longest
+}
+
+/// Of a value below 10,000, with leading zeros.
+#[inline(always)]
+fn four_digits(value: u64) -> [u8; 4] {
+    let ([a, b], [c, d]) = (PAIRS[(value / 100) as usize], PAIRS[(value % 100) as usize]);
+    [a, b, c, d]
+}
+
+/// "00" to "ff".
+static HEX: [[u8; 2]; 256] = {
+    let mut pairs = [[0; 2]; 256];
+    let mut value = 0;
+    while value < 256 {
+        pairs[value] = [b"0123456789abcdef"[value / 16], b"0123456789abcdef"[value % 16]];
+        value += 1;
+    }
+    pairs
+};
 
 /// "00" to "99".
 static PAIRS: [[u8; 2]; 100] = {
@@ -149,7 +229,7 @@ static OCTETS: [([u8; 4], u8); 256] = {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::flow::{Direction, Flow, FlowKey};
+    use crate::capture::flow::{Direction, FlowKey};
 
     /// A line's account, interface, flow, start, end and status.
     type Parsed<'a> = (&'a str, &'a str, Option<Flow>, i64, i64, Status);
@@ -191,6 +271,12 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
+    fn written(write: impl FnOnce(Line) -> Line) -> String {
+        let mut room = [b'x'; ROOM];
+        let len = usize::from(write(Line { room: &mut room, len: 0 }).len);
+        String::from_utf8(room[..len].to_vec()).unwrap()
+    }
+
     /// Real and documented AWS records; the one with milliseconds is an AWS bug and comes back as the numbers it holds.
     #[test]
     fn samples_come_back_byte_for_byte() {
@@ -225,16 +311,30 @@ mod tests {
     #[test]
     fn numbers_and_octets_as_the_standard_library_writes_them() {
         let powers = (0..20).map(|power| 10u64.pow(power));
-        for value in powers.flat_map(|p| [p - 1, p, p + 1]).chain([u64::MAX]) {
-            let mut line = Line::default();
-            line.number(value);
-            assert_eq!(line.bytes[..line.len], *format!(" {value}").as_bytes());
+        for value in powers.flat_map(|p| [p - 1, p, p + 1]).chain([u64::MAX]).chain(0..20_000) {
+            assert_eq!(written(|line| line.number(value)), format!(" {value}"));
         }
         for octet in 0..=255 {
             let address = IpAddr::from([octet, 255 - octet, octet, octet]);
-            let mut line = Line::default();
-            line.address(address);
-            assert_eq!(line.bytes[..line.len], *format!(" {address}").as_bytes());
+            assert_eq!(written(|line| line.address(address)), format!(" {address}"));
+        }
+    }
+
+    #[test]
+    fn ipv6_as_the_standard_library_writes_it() {
+        // Every place for zeros, with segments of every length.
+        for (mask, values) in (0..=255u8).flat_map(|mask| [[0xffff, 0xfff], [0x10, 1]].map(|values| (mask, values))) {
+            let segment = |at: usize| if mask >> at & 1 == 1 { 0 } else { values[at % 2] };
+            let address = IpAddr::from(std::array::from_fn::<u16, 8, _>(segment));
+            assert_eq!(written(|line| line.address(address)), format!(" {address}"));
+        }
+        for segment in 0..=u16::MAX {
+            let address = IpAddr::from([segment, 0, 0, segment, 1, 0, 0, segment]);
+            assert_eq!(written(|line| line.address(address)), format!(" {address}"));
+        }
+        for text in ["::ffff:10.0.0.1", "::10.0.0.1", "::ffff:0:1.2.3.4", "::ffff", "64:ff9b::1.2.3.4"] {
+            let address: IpAddr = text.parse().unwrap();
+            assert_eq!(written(|line| line.address(address)), format!(" {address}"));
         }
     }
 

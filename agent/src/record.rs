@@ -45,8 +45,13 @@ pub(crate) struct Batch<'a> {
 impl<'a> Batch<'a> {
     pub(crate) fn records(&self) -> impl Iterator<Item = Record<'a>> + use<'a> {
         let Batch { account_id, start, end, interface_ids, .. } = *self;
+        // Neighbours are mostly of one interface.
+        let mut last: Option<(u32, &'a String)> = None;
         let of_flows = self.flows.iter().filter_map(move |flow| {
-            let interface_id = interface_ids.get(&flow.key.ifindex)?;
+            let ifindex = flow.key.ifindex;
+            let known = last.filter(|&(last, _)| last == ifindex);
+            let (_, interface_id) =
+                *last.insert(known.or_else(|| interface_ids.get(&ifindex).map(|id| (ifindex, id)))?);
             let Flow { first, last, .. } = *flow;
             Some(Record { account_id, interface_id, flow: Some(flow), start: first, end: last, status: Status::Ok })
         });

@@ -8,7 +8,7 @@ use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use crate::capture::flow::{Direction, Drained, Flow, InterfaceTotals, Total};
+use crate::capture::flow::{Direction, Drained, Flow, FlowKey, InterfaceTotals, Total};
 use crate::record::Status;
 
 /// Flows waiting beyond the first batch before they are merged early, so that many drains in a long window cannot
@@ -53,7 +53,7 @@ impl Windows {
         }
         let waiting: usize = self.batches.iter().skip(1).map(Vec::len).sum();
         if waiting > MERGE_EARLY.max(self.batches.first().map_or(0, Vec::len)) {
-            let merged = merge(std::mem::take(&mut self.batches));
+            let merged = merge(std::mem::take(&mut self.batches), |_| ());
             self.batches.push(merged);
         }
     }
@@ -62,11 +62,10 @@ impl Windows {
     /// set back) counts as `start`.
     pub(crate) fn close(&mut self, start: i64, end: i64) -> Closed {
         let end = end.max(start);
-        let mut flows = merge(std::mem::take(&mut self.batches));
-        for flow in &mut flows {
+        let flows = merge(std::mem::take(&mut self.batches), |flow| {
             flow.first = flow.first.clamp(start, end);
             flow.last = flow.last.clamp(flow.first, end);
-        }
+        });
         Closed { start, end, flows, totals: std::mem::take(&mut self.totals).into_values().collect() }
     }
 }
@@ -80,30 +79,90 @@ fn add_totals(sum: &mut InterfaceTotals, more: &InterfaceTotals) {
     }
 }
 
-/// Keys are distinct within a batch, so a lone batch needs no hashing, nor does the largest need comparing.
-fn merge(mut batches: Vec<Vec<Flow>>) -> Vec<Flow> {
+/// One flow per key, each `finish`ed. Keys are distinct within a batch, so a lone batch needs no hashing, and of several
+/// the largest is only held against an index of the others: mostly a drain's tables against its overflow hash.
+fn merge(mut batches: Vec<Vec<Flow>>, finish: impl Fn(&mut Flow)) -> Vec<Flow> {
     let Some(largest) = (0..batches.len()).max_by_key(|&at| batches[at].len()) else { return Vec::new() };
     let mut flows = batches.swap_remove(largest);
-    if batches.is_empty() {
-        return flows;
+    let mut others = Index::new(batches);
+    // In one pass: a million flows do not stay in the cache.
+    for flow in &mut flows {
+        others.take_into(flow);
+        finish(flow);
     }
-    let hasher = DefaultHashBuilder::default();
-    // Holds places in `flows` and not keys: a key twice over would cost 50 bytes a flow.
-    let mut places: HashTable<usize> = HashTable::with_capacity(flows.len());
-    for (at, flow) in flows.iter().enumerate() {
-        places.insert_unique(hasher.hash_one(flow.key), at, |&at| hasher.hash_one(flows[at].key));
+    flows.extend(others.left().map(|mut flow| {
+        finish(&mut flow);
+        flow
+    }));
+    flows
+}
+
+/// Flows by key.
+struct Index {
+    flows: Vec<Flow>,
+    places: HashTable<Place>,
+    hasher: DefaultHashBuilder,
+}
+
+/// Where a flow is, and not its key: a key twice over would cost 48 bytes a flow.
+#[derive(Clone, Copy)]
+struct Place {
+    at: u32,
+    /// Other bits than those the table tells entries apart by, so that hardly a flow is looked at in vain.
+    hash_high: u32,
+}
+
+/// By reference: the copy of a key would be read again before the processor has written it, which takes 10 ns.
+fn hash_of(hasher: &DefaultHashBuilder, key: &FlowKey) -> u64 {
+    hasher.hash_one(key)
+}
+
+impl Place {
+    fn holds(self, flows: &[Flow], hash: u64, key: &FlowKey) -> bool {
+        self.hash_high == (hash >> 32) as u32 && flows[self.at as usize].key == *key
     }
-    for flow in batches.into_iter().flatten() {
-        let hash = hasher.hash_one(flow.key);
-        match places.find(hash, |&at| flows[at].key == flow.key) {
-            Some(&at) => flows[at].merge(&flow),
-            None => {
-                places.insert_unique(hash, flows.len(), |&at| hasher.hash_one(flows[at].key));
-                flows.push(flow);
-            }
+}
+
+impl Index {
+    fn new(batches: Vec<Vec<Flow>>) -> Self {
+        let count = batches.iter().map(Vec::len).sum();
+        let (flows, places) = (Vec::with_capacity(count), HashTable::with_capacity(count));
+        let mut index = Self { flows, places, hasher: DefaultHashBuilder::default() };
+        for flow in batches.into_iter().flatten() {
+            index.add(flow);
+        }
+        index
+    }
+
+    fn add(&mut self, flow: Flow) {
+        let Self { flows, places, hasher } = self;
+        let hash = hash_of(hasher, &flow.key);
+        if let Some(place) = places.find(hash, |place| place.holds(flows, hash, &flow.key)) {
+            flows[place.at as usize].merge(&flow);
+            return;
+        }
+        let place = Place { at: flows.len() as u32, hash_high: (hash >> 32) as u32 };
+        places.insert_unique(hash, place, |place| hash_of(hasher, &flows[place.at as usize].key));
+        flows.push(flow);
+    }
+
+    /// Moves the counterpart of `flow` into it.
+    #[inline]
+    fn take_into(&mut self, flow: &mut Flow) {
+        let Self { flows, places, hasher } = self;
+        if flows.is_empty() {
+            return;
+        }
+        let hash = hash_of(hasher, &flow.key);
+        if let Ok(found) = places.find_entry(hash, |place| place.holds(flows, hash, &flow.key)) {
+            flow.merge(&flows[found.remove().0.at as usize]);
         }
     }
-    flows
+
+    /// What has not been taken.
+    fn left(self) -> impl Iterator<Item = Flow> {
+        self.places.into_iter().map(move |place| self.flows[place.at as usize])
+    }
 }
 
 /// Flows + excluded + skipped + non-IP + unparsable - seen, as (packets, bytes). Zero, or packets went missing.
@@ -161,7 +220,7 @@ impl Activity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::flow::{FlowKey, Verdict};
+    use crate::capture::flow::Verdict;
 
     fn flow(ifindex: u32, port: u16, packets: u64, first: i64, last: i64, tcp_flags: u8) -> Flow {
         let key = FlowKey {
@@ -225,6 +284,56 @@ mod tests {
         assert_eq!(got, closed(flows, vec![totals(1, 7, 1), totals(2, 1, 0)]));
         assert_eq!(sum_error(&got, total(0)), (0, 0));
         assert_eq!(windows.close(60, 119), Closed { start: 60, end: 119, flows: vec![], totals: vec![] });
+    }
+
+    /// Ports of each batch, and packets by port after the merge.
+    fn assert_merges(batches: &[&[u16]], want: &[(u16, u64)]) {
+        // Each batch has another number of packets, so that none can stand for another.
+        let flows = |(at, ports): (u32, &&[u16])| {
+            ports.iter().map(|&port| flow(1, port, 1 << (8 * at), i64::from(at), 9, 1 << at)).collect()
+        };
+        let batches: Vec<Vec<Flow>> = (0..).zip(batches).map(flows).collect();
+        let mut got = merge(batches, |flow| flow.last += 1);
+        got.sort_by_key(|flow| flow.key.src_port);
+        let flow = |&(port, packets): &(u16, u64)| {
+            let first = i64::from(packets.trailing_zeros() / 8);
+            let tcp_flags = (0..3).filter(|at| packets >> (8 * at) & 1 == 1).map(|at| 1 << at).sum();
+            flow(1, port, packets, first, 10, tcp_flags)
+        };
+        assert_eq!(got, want.iter().map(flow).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn merges_batches_of_any_size_in_any_order() {
+        assert_merges(&[], &[]);
+        assert_merges(&[&[2, 1]], &[(1, 1), (2, 1)]);
+        // In two, in the largest and another, in all three, in one alone; the largest first, in the middle, last.
+        let want = |large: u64, one: u64, two: u64| {
+            [(1, large), (2, large | one), (3, large | two), (4, large | one | two), (5, one | two), (6, one), (7, two)]
+        };
+        let (large, one, two): (&[u16], &[u16], &[u16]) = (&[4, 3, 2, 1], &[6, 5, 4, 2], &[7, 3, 5, 4]);
+        let large = &[large, &[8]].concat();
+        let and_8 = |rows: [(u16, u64); 7], large| [&rows[..], &[(8, large)]].concat();
+        assert_merges(&[large, one, two], &and_8(want(1, 1 << 8, 1 << 16), 1));
+        assert_merges(&[one, large, two], &and_8(want(1 << 8, 1, 1 << 16), 1 << 8));
+        assert_merges(&[one, two, large], &and_8(want(1 << 16, 1, 1 << 8), 1 << 16));
+    }
+
+    #[test]
+    fn keys_that_differ_in_one_field_stay_apart() {
+        let base = flow(1, 80, 1, 0, 0, 0);
+        let mut flows = vec![base; 9];
+        flows[1].key.ifindex = 2;
+        flows[2].key.direction = Direction::Egress;
+        flows[3].key.verdict = Verdict::Reject;
+        flows[4].key.protocol = 17;
+        (flows[5].key.src, flows[5].key.dst) = (base.key.dst, base.key.src);
+        flows[6].key.src = [10, 0, 0, 3].into();
+        (flows[7].key.src_port, flows[7].key.dst_port) = (443, 80);
+        flows[8].key.dst = "2001:db8::1".parse().unwrap();
+        let merged = merge(vec![flows.clone(), flows.clone(), flows.clone()], |_| ());
+        assert_eq!(merged.len(), flows.len());
+        assert!(merged.iter().zip(&flows).all(|(got, flow)| got.key == flow.key && got.packets == 3));
     }
 
     #[test]

@@ -32,15 +32,23 @@ impl Ticks {
 /// Both clocks at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reading {
-    ticks: Ticks,
+    /// Nanoseconds of one unit of `now`. 64 bits, here and below: two times of each flow are decoded, and a 128-bit
+    /// division takes longer than the rest of it.
+    unit: u64,
     /// `jiffies64 >> shift`.
     now: u64,
-    unix: Duration,
+    /// Unix nanoseconds.
+    unix: u64,
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Reading {
     pub(crate) fn new(ticks: Ticks, jiffies: u64, at: SystemTime) -> Self {
-        Self { ticks, now: jiffies >> ticks.shift, unix: at.duration_since(UNIX_EPOCH).unwrap_or_default() }
+        let unix = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { unit: nanos(ticks.tick) << ticks.shift, now: jiffies >> ticks.shift, unix: nanos(unix) }
     }
 
     /// Unix seconds of a 24-bit time stamp.
@@ -54,9 +62,9 @@ impl Reading {
     }
 
     fn seconds_ago(&self, units: u64) -> i64 {
-        let unit = self.ticks.tick.as_nanos() << self.ticks.shift;
-        let ago = unit * u128::from(units);
-        i64::try_from(self.unix.as_nanos().saturating_sub(ago) / 1_000_000_000).unwrap_or(i64::MAX)
+        let ago = self.unit.saturating_mul(units);
+        // Below 2^63 by the division.
+        (self.unix.saturating_sub(ago) / 1_000_000_000).cast_signed()
     }
 }
 
@@ -75,6 +83,12 @@ mod tests {
             assert_eq!(reading.seconds(now - units_ago), seconds, "{units_ago}");
             assert_eq!(reading.seconds_of_low((now - units_ago) & TIME_MASK), seconds, "{units_ago} low");
         }
+        // Older than the clock itself: the epoch, also where the product is more than 64 bits.
+        let old = Reading::new(ticks, u64::MAX, UNIX_EPOCH + Duration::from_secs(1));
+        assert_eq!(old.seconds(0), 0);
+        // The 24 bits went round between the stamp and the reading.
+        let round = Reading::new(ticks, (1 << 24) << 3, UNIX_EPOCH + Duration::from_secs(1_000_000));
+        assert_eq!(round.seconds_of_low(TIME_MASK - 31), 999_998);
     }
 
     #[test]

@@ -6,8 +6,10 @@ use agent_common::EGRESS;
 use agent_common::flow::{Entry4, Entry6, TIME_BITS, TIME_MASK, WAYS, WideCounters, WideKey};
 use agent_common::interface::{CAUSES, Cause, InterfaceEntry};
 use std::collections::BTreeMap;
+use std::mem::offset_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Error;
 use super::clock::Reading;
@@ -18,6 +20,10 @@ use super::sys::{self, Mapped};
 const WORD: usize = size_of::<u64>();
 const WORDS4: usize = size_of::<Entry4>() / WORD;
 const WORDS6: usize = size_of::<Entry6>() / WORD;
+/// The word of an entry that is 0 only while it is free: `b`, or an interface's `key`.
+const KEY_WORD4: usize = offset_of!(Entry4, b) / WORD;
+const KEY_WORD6: usize = offset_of!(Entry6, b) / WORD;
+const KEY_WORD_INTERFACE: usize = offset_of!(InterfaceEntry, key) / WORD;
 const KEY_WORDS: usize = size_of::<WideKey>() / WORD;
 const VALUE_WORDS: usize = size_of::<WideCounters>() / WORD;
 const WORDS_INTERFACE: usize = size_of::<InterfaceEntry>() / WORD;
@@ -112,28 +118,37 @@ fn wide_flow(wide: &[u64], values: &[u64], clock: &Reading) -> Option<Flow> {
     })
 }
 
-/// Appends one set's flows of all CPUs, merged: all CPUs use the same set for a flow, so a set is searched alone.
-fn scan<const W: usize>(
+fn relaxed(word: &AtomicU64) -> u64 {
+    word.load(Ordering::Relaxed)
+}
+
+/// Appends the flows of all CPUs, merged: all CPUs use the same set for a flow, so a set is searched alone.
+/// `KEY_WORD` is the word of an entry that is 0 only while it is free.
+fn scan<const WORDS: usize, const KEY_WORD: usize>(
     table: &Mapped,
     shape: Shape,
     epoch: u32,
-    decode: impl Fn(&[u64; W]) -> Option<Flow>,
+    decode: impl Fn([u64; WORDS]) -> Flow,
     flows: &mut Vec<Flow>,
 ) {
-    let words = table.words();
+    let (entries, _) = table.words().as_chunks::<WORDS>();
     for set in 0..shape.sets {
         let first_of_set = flows.len();
         for cpu in 0..shape.cpus {
-            let start = shape.set_start(epoch, cpu, set);
-            for way in words[start..start + WAYS * W].chunks_exact(W) {
-                let entry: [u64; W] = std::array::from_fn(|i| way[i].load(std::sync::atomic::Ordering::Relaxed));
+            let first_of_cpu = flows.len();
+            let start = shape.set_start(epoch, cpu, set) / WORDS;
+            for entry in &entries[start..start + WAYS] {
                 // Ways fill in order.
-                let Some(found) = decode(&entry) else { break };
+                if relaxed(&entry[KEY_WORD]) == 0 {
+                    break;
+                }
+                let found = decode(entry.each_ref().map(relaxed));
                 // A spilled entry keeps its key with nothing counted.
                 if found.packets == 0 {
                     continue;
                 }
-                match flows[first_of_set..].iter_mut().find(|flow| flow.key == found.key) {
+                // Within one CPU keys are distinct.
+                match flows[first_of_set..first_of_cpu].iter_mut().find(|flow| flow.key == found.key) {
                     Some(flow) => flow.merge(&found),
                     None => flows.push(found),
                 }
@@ -142,16 +157,38 @@ fn scan<const W: usize>(
     }
 }
 
-fn clear(table: &Mapped, shape: Shape, epoch: u32, key_word: usize) {
-    let half = (epoch as usize & 1) * shape.half_words();
-    let set_words = WAYS * shape.entry_words;
-    for set in (half..half + shape.half_words()).step_by(set_words) {
-        if table.load(set + key_word) != 0 {
-            for word in &table.words()[set..set + set_words] {
-                word.store(0, std::sync::atomic::Ordering::Relaxed);
+/// Zeroes the entries in use: ways fill in order, so behind the first free one there is nothing.
+fn clear<const WORDS: usize, const KEY_WORD: usize>(table: &Mapped, shape: Shape, epoch: u32) {
+    let (entries, _) = table.words().as_chunks::<WORDS>();
+    let start = shape.set_start(epoch, 0, 0) / WORDS;
+    for set in entries[start..start + shape.half_words() / WORDS].chunks_exact(WAYS) {
+        for entry in set.iter().take_while(|entry| relaxed(&entry[KEY_WORD]) != 0) {
+            for word in entry {
+                word.store(0, Ordering::Relaxed);
             }
         }
     }
+}
+
+/// Entries in use among some of a CPU's sets, and how many entries were looked at.
+fn sample(table: &Mapped, shape: Shape, epoch: u32, cpu: usize, key_word: usize) -> (usize, usize) {
+    let step = (shape.sets / SAMPLE_SETS).max(1);
+    let (mut used, mut slots) = (0, 0);
+    for set in (0..shape.sets).step_by(step) {
+        let start = shape.set_start(epoch, cpu, set);
+        slots += WAYS;
+        used += (0..WAYS).filter(|way| table.load(start + way * shape.entry_words + key_word) != 0).count();
+    }
+    (used, slots)
+}
+
+/// About how many entries of an epoch are in use, rather too many.
+fn estimate(table: &Mapped, shape: Shape, epoch: u32, key_word: usize) -> usize {
+    let of_cpu = |cpu| {
+        let (used, slots) = sample(table, shape, epoch, cpu, key_word);
+        (used + used / 8) * shape.sets * WAYS / slots.max(1)
+    };
+    (0..shape.cpus).map(of_cpu).sum()
 }
 
 impl Loaded {
@@ -182,14 +219,15 @@ impl Loaded {
     /// Reads an epoch that nobody writes any more.
     pub(crate) fn read(&mut self, epoch: u32) -> Result<Drained, Error> {
         let clock = self.read_clock()?;
-        let mut flows = Vec::new();
-        let decode4 =
-            |e: &[u64; WORDS4]| (e[1] != 0).then(|| flow(key(e[1], v4(e[0]), v4(e[0] >> 32)), e[2], e[3], &clock));
-        scan(&self.flow4, self.shape4(), epoch, decode4, &mut flows);
-        let decode6 = |e: &[u64; WORDS6]| {
-            (e[4] != 0).then(|| flow(key(e[4], v6([e[0], e[1]]), v6([e[2], e[3]])), e[5], e[6], &clock))
-        };
-        scan(&self.flow6, self.shape6(), epoch, decode6, &mut flows);
+        let (shape4, shape6) = (self.shape4(), self.shape6());
+        let mut flows = Vec::with_capacity(
+            estimate(&self.flow4, shape4, epoch, KEY_WORD4) + estimate(&self.flow6, shape6, epoch, KEY_WORD6),
+        );
+        sys::prefer_huge_pages(flows.spare_capacity_mut());
+        let decode4 = |e: [u64; WORDS4]| flow(key(e[1], v4(e[0]), v4(e[0] >> 32)), e[2], e[3], &clock);
+        scan::<WORDS4, KEY_WORD4>(&self.flow4, shape4, epoch, decode4, &mut flows);
+        let decode6 = |e: [u64; WORDS6]| flow(key(e[4], v6([e[0], e[1]]), v6([e[2], e[3]])), e[5], e[6], &clock);
+        scan::<WORDS6, KEY_WORD6>(&self.flow6, shape6, epoch, decode6, &mut flows);
         let overflow = self.read_overflow(epoch, &clock)?;
         Ok(Drained { batches: vec![flows, overflow], totals: self.read_totals(epoch)? })
     }
@@ -239,9 +277,9 @@ impl Loaded {
 
     /// Forgets an epoch.
     pub(crate) fn clear(&mut self, epoch: u32) -> Result<(), Error> {
-        clear(&self.flow4, self.shape4(), epoch, 1);
-        clear(&self.flow6, self.shape6(), epoch, 4);
-        clear(&self.interfaces, self.shape_interface(), epoch, 0);
+        clear::<WORDS4, KEY_WORD4>(&self.flow4, self.shape4(), epoch);
+        clear::<WORDS6, KEY_WORD6>(&self.flow6, self.shape6(), epoch);
+        clear::<WORDS_INTERFACE, KEY_WORD_INTERFACE>(&self.interfaces, self.shape_interface(), epoch);
         let map = self.overflow_fd.as_fd();
         let mut keys = Vec::new();
         sys::for_each(map, KEY_WORDS, VALUE_WORDS * self.possible_cpus, |wide, _| {
@@ -262,26 +300,12 @@ impl Loaded {
     /// a quarter of the overflow hash is in use.
     pub(crate) fn crowded(&self) -> bool {
         let epoch = self.epoch();
+        // The fullest CPU decides: each fills its own part.
         let crowded = |table: &Mapped, shape: Shape, key_word: usize| {
-            let step = (shape.sets / SAMPLE_SETS).max(1);
-            let (mut used, mut slots) = (0usize, 0usize);
-            for cpu in 0..shape.cpus {
-                let mut here = 0;
-                let mut seen = 0;
-                for set in (0..shape.sets).step_by(step) {
-                    let start = shape.set_start(epoch, cpu, set);
-                    seen += WAYS;
-                    here += (0..WAYS).filter(|way| table.load(start + way * shape.entry_words + key_word) != 0).count();
-                }
-                // The fullest CPU decides: each fills its own part.
-                if here * slots.max(1) >= used * seen {
-                    (used, slots) = (here, seen);
-                }
-            }
-            used * 2 > slots
+            (0..shape.cpus).map(|cpu| sample(table, shape, epoch, cpu, key_word)).any(|(used, slots)| used * 2 > slots)
         };
-        crowded(&self.flow4, self.shape4(), 1)
-            || crowded(&self.flow6, self.shape6(), 4)
+        crowded(&self.flow4, self.shape4(), KEY_WORD4)
+            || crowded(&self.flow6, self.shape6(), KEY_WORD6)
             || self.overflow.keys().take(self.sizes.overflow as usize / 4 + 1).count()
                 > self.sizes.overflow as usize / 4
     }

@@ -2,6 +2,7 @@
 //! Knows nothing of AWS, windows or files.
 #![forbid(unsafe_code)]
 
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 
 /// Relative to the interface.
@@ -19,7 +20,7 @@ pub enum Verdict {
 }
 
 /// Interface, direction, 5-tuple and verdict.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FlowKey {
     pub ifindex: u32,
     pub direction: Direction,
@@ -30,6 +31,22 @@ pub struct FlowKey {
     /// Host order; 0 for protocols without ports.
     pub src_port: u16,
     pub dst_port: u16,
+}
+
+/// In few and wide words: derived, each field, variant and length would be one of its own.
+impl Hash for FlowKey {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for address in [self.src, self.dst] {
+            match address {
+                IpAddr::V4(v4) => state.write_u32(v4.to_bits()),
+                IpAddr::V6(v6) => state.write_u128(v6.to_bits()),
+            }
+        }
+        let small = [self.protocol, self.direction as u8, self.verdict as u8, 0];
+        state.write_u64(u64::from(self.ifindex) << 32 | u64::from(u32::from_ne_bytes(small)));
+        state.write_u32(u32::from(self.src_port) << 16 | u32::from(self.dst_port));
+    }
 }
 
 /// A flow within one drain, or merged over a window.
