@@ -15,4 +15,5 @@ mod throughput;
 mod tun;
 mod udp;
 mod vlan;
+mod vlan_offload;
 mod vxlan;
