@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bridge;
+mod clsact;
 mod coexistence;
 mod conservation;
 mod exclusions;
