@@ -61,11 +61,11 @@ fn what_was_there_stays() -> Result<()> {
     pair.a.sh("tc qdisc add dev a0 clsact")?;
     let mut programs = Vec::new();
     for direction in Direction::BOTH {
-        // In the place that the agent wants.
-        programs.push((direction, Foreign::clsact(&pair.a, "a0", direction, "foreign", 1)?));
+        // In the place that the agent wants, and whoever comes after it sees nothing.
+        programs.push((direction, Foreign::clsact(&pair.a, "a0", direction, "foreign_ok", 1)?));
     }
     for direction in ["ingress", "egress"] {
-        // One that matches everything and so ends the walk.
+        // As above, of another kind.
         pair.a.sh(&format!("tc filter add dev a0 {direction} pref 2 protocol ip u32 match u32 0 0 classid 1:1"))?;
     }
     let before = configuration(&pair.a)?;
