@@ -134,7 +134,7 @@ fn slow(skb: *mut __sk_buff, direction: u32, link: u32) {
             Ok(ip) => {
                 let addresses = ([ip.addresses & 0xffff_ffff, 0], [ip.addresses >> 32, 0]);
                 let mut sample = sample(skb, direction, &ip.transport);
-                measure(skb, l3, 4, &ip.transport, &mut sample);
+                sample.packets = measure(skb, l3, 4, &ip.transport, &mut sample);
                 fragment(&addresses.0, &addresses.1, &ip.transport, &mut sample);
                 count::seen(&sample);
                 if !count::flow4(ip.addresses, &sample) {
@@ -146,7 +146,7 @@ fn slow(skb: *mut __sk_buff, direction: u32, link: u32) {
         Ok(Network::V6(l3)) => match parse::ipv6(&packet, l3, gso) {
             Ok(ip) => {
                 let mut sample = sample(skb, direction, &ip.transport);
-                measure(skb, l3, 6, &ip.transport, &mut sample);
+                sample.packets = measure(skb, l3, 6, &ip.transport, &mut sample);
                 fragment(&ip.src, &ip.dst, &ip.transport, &mut sample);
                 count::seen(&sample);
                 if !count::flow6(ip.src, ip.dst, &sample) {
@@ -162,28 +162,23 @@ fn slow(skb: *mut __sk_buff, direction: u32, link: u32) {
     }
 }
 
-/// Wire packets and IP bytes of a super-packet. A frame of its own: the kernel sums the stack of a call chain.
+/// Wire packets and IP bytes of a super-packet; the packets are returned, 1 for any other packet. A frame of its own:
+/// the kernel sums the stack of a call chain.
 #[inline(never)]
-fn measure(skb: *mut __sk_buff, l3: u32, family: u32, transport: &Transport, sample: &mut Sample) {
+fn measure(skb: *mut __sk_buff, l3: u32, family: u32, transport: &Transport, sample: &mut Sample) -> u32 {
     // SAFETY: context fields, checked by the verifier.
     let (gso, wire_len) = unsafe { (Gso { size: (*skb).gso_size, segments: (*skb).gso_segs }, (*skb).wire_len) };
     if gso.size == 0 {
-        return;
+        return 1;
     }
-    let packet = Copying::new(skb);
     // The jumbo option is taken off before the wire.
     let jumbo = if transport.jumbo { 8 } else { 0 };
-    if sample.direction == EGRESS && gso.segments != 0 && wire_len > packet.len() {
-        // The kernel has summed the headers of every segment from the MAC header on
-        // (net/core/dev.c, qdisc_pkt_len_segs_init).
-        sample.packets = gso.segments;
-        sample.bytes = u64::from(wire_len).saturating_sub(u64::from(gso.segments) * u64::from(l3 + jumbo));
-        return;
-    }
     let headers = (header_len(skb, u64::from(l3), u64::from(family)) as u32).saturating_sub(jumbo);
     let (packets, bytes) = size::segments(transport.ip_len - jumbo, headers, gso);
-    sample.packets = packets;
-    sample.bytes = bytes;
+    // On ingress `wire_len` is what an earlier user of the packet left there.
+    sample.bytes =
+        if sample.direction == EGRESS { size::with_kernel_sum(bytes, packets, wire_len, l3 + jumbo) } else { bytes };
+    packets
 }
 
 /// Later fragments carry no ports: the first one leaves them behind.

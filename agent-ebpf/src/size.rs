@@ -9,6 +9,9 @@ const IPIP: u8 = 4;
 const IPV6_IN_IP: u8 = 41;
 const GRE: u8 = 47;
 
+/// Link-layer bytes that programs may have added to or taken from a packet since the kernel summed it: three VLAN tags.
+const LINK_CHANGE_MAX: u64 = 12;
+
 /// What the kernel says of a packet's segmentation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Gso {
@@ -32,6 +35,20 @@ pub fn segments(ip_len: u32, headers: u32, gso: Gso) -> (u32, u64) {
     };
     let count = if count == 0 { 1 } else { count };
     (count, u64::from(ip_len) + u64::from(count - 1) * u64::from(headers))
+}
+
+/// IP bytes of a super-packet that leaves, given `bytes` from [`segments`]. The kernel has summed the headers of every
+/// segment as well, from the MAC header on (net/core/dev.c, `qdisc_pkt_len_segs_init`), and knows tunnels that
+/// [`header_len`] does not; but it did so before any program ran, and one may have pushed tags since. Inner headers
+/// are never as short as the tags, so the size of the difference tells the two apart. `link_len`: bytes of a segment
+/// that are not IP bytes.
+#[inline(always)]
+#[must_use]
+pub fn with_kernel_sum(bytes: u64, packets: u32, wire_len: u32, link_len: u32) -> u64 {
+    let packets = u64::from(packets);
+    let summed = u64::from(wire_len).wrapping_sub(packets * u64::from(link_len));
+    let difference = summed.wrapping_sub(bytes);
+    if difference.cast_signed() > (packets * LINK_CHANGE_MAX).cast_signed() { summed } else { bytes }
 }
 
 /// Header bytes of a segment from `network` to the end of the innermost TCP or UDP header.

@@ -48,6 +48,8 @@ pub(crate) struct Settings {
     pub(crate) flow_table_slots: Option<u32>,
     pub(crate) overflow_slots: Option<u32>,
     pub(crate) hold_drain: bool,
+    /// `None`: the best one that the kernel has.
+    pub(crate) hook: Option<Hook>,
 }
 
 /// What is needed to run; making it touched only the destination and the state directory, whose lock it holds.
@@ -124,7 +126,10 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
         SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(io("signalfd"))?;
     let watch = Watch::new().map_err(io("watch interfaces"))?;
     let sizes = sizes(&settings);
-    let capture = Capture::open(sizes)?;
+    let mut capture = Capture::open(sizes)?;
+    if let Some(hook) = settings.hook {
+        capture.attach_by(hook);
+    }
     let (start, last) = window_at(now(), settings.interval);
     let mut daemon = Daemon {
         settings,

@@ -45,3 +45,30 @@ fn vxlan_repeats_outer_and_inner_headers() {
     // Outer IP 20, UDP 8, VXLAN 8, inner Ethernet 14, IP 20, TCP 20.
     check("vxlan", "ingress", &packet, Offload { gso_size: 1000, gso_segs: 4, wire_len: 0 }, 4, 3200 + 4 * 90);
 }
+
+#[test]
+fn egress_of_tags_pushed_after_the_kernels_sum() {
+    let packet = ipv4(6, 3240, 0, 1, &[], &tcp(0x10, 3200));
+    // The kernel summed 14 bytes of Ethernet a segment; a program has put a tag into the data since.
+    let wire_len = 3200 + 4 * 54;
+    let tagged = ethernet(0x8100, &[&[0, 100, 8, 0], &packet[..]].concat());
+    check("pushed after", "egress", &tagged, Offload { gso_size: 1000, gso_segs: 4, wire_len }, 4, 3200 + 4 * 40);
+    // As here, but the tag was there before the sum.
+    let wire_len = 3200 + 4 * 58;
+    check("there before", "egress", &tagged, Offload { gso_size: 1000, gso_segs: 4, wire_len }, 4, 3200 + 4 * 40);
+    // There before the sum, and taken off since.
+    let plain = ethernet(0x0800, &packet);
+    check("popped after", "egress", &plain, Offload { gso_size: 1000, gso_segs: 4, wire_len }, 4, 3200 + 4 * 40);
+}
+
+#[test]
+fn egress_of_a_tunnel_that_only_the_kernel_knows() {
+    // IPv4 directly in UDP (FOU), two segments: the least that inner headers can add.
+    let inner = ipv4(17, 28 + 1200, 0, 1, &[], &udp(1200));
+    let mut outer = udp(inner.len());
+    outer.truncate(8);
+    outer.extend(&inner);
+    let packet = ethernet(0x0800, &ipv4(17, 20 + outer.len() as u16, 0, 1, &[], &outer));
+    let wire_len = 1200 + 2 * (14 + 28 + 28);
+    check("fou", "egress", &packet, Offload { gso_size: 600, gso_segs: 2, wire_len }, 2, 1200 + 2 * 56);
+}

@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use flowlogd_tests::agent::{Agent, Options, binary, refusal};
 use flowlogd_tests::netns::Pair;
+use flowlogd_tests::{traffic, wait_for};
 use tempfile::TempDir;
 
 /// Runs with good arguments except `flag value` and expects exit status 2.
@@ -77,6 +80,62 @@ fn a_state_directory_in_use() -> Result<()> {
     let refusal = refusal(&pair.a, &[], &binary()?, &args)?;
     ensure!(refusal.code == Some(1) && refusal.stderr.len() == 1, "{refusal:?}");
     agent.stop()?.expect_nothing_lost()
+}
+
+fn objects(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(objects(&path)?);
+        } else {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+/// Opening a destination removes what a crashed agent left half-written. An agent that is refused must not do so: it
+/// may be what the running one is writing.
+#[test]
+fn a_refused_agent_does_not_tidy_its_destination() -> Result<()> {
+    let pair = Pair::new()?;
+    let logs = TempDir::new()?;
+    let options = Options::on(&["a0"]).into(logs.path());
+    let agent = Agent::start(&pair.a, &options)?;
+    traffic::ping(&pair.a, Pair::B4, 1)?;
+    let object = wait_for("an object", Duration::from_secs(10), || {
+        let mut found = objects(logs.path())?;
+        found.retain(|path| path.extension().is_some_and(|extension| extension == "gz"));
+        Ok(found.pop())
+    })?;
+    let name = object.file_name().and_then(|name| name.to_str()).expect("name");
+    let half_written = object.with_file_name(format!(".{name}.tmp"));
+    fs::write(&half_written, "half")?;
+
+    let args = [
+        "run",
+        "--interface",
+        "a0",
+        "--log-destination-type",
+        "directory",
+        "--log-destination",
+        logs.path().to_str().expect("path"),
+        "--max-aggregation-interval",
+        "1",
+        "--state-directory",
+        agent.state_directory().to_str().expect("path"),
+    ];
+    let refusal = refusal(&pair.a, &[], &binary()?, &args)?;
+    ensure!(refusal.code == Some(1) && refusal.stderr.len() == 1, "{refusal:?}");
+    ensure!(fs::read(&half_written)? == b"half", "the refused agent changed {}", half_written.display());
+    agent.stop()?.expect_nothing_lost()?;
+    ensure!(half_written.exists(), "the stopped agent removed {}", half_written.display());
+
+    // The file is of the kind that opening removes.
+    let next = Agent::start(&pair.a, &options)?;
+    ensure!(!half_written.exists(), "{} is still there", half_written.display());
+    next.stop()?.expect_nothing_lost()
 }
 
 #[test]

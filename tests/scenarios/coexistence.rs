@@ -1,10 +1,14 @@
 //! Another program's traffic control works on, during the agent's run and after.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, ensure};
 use flowlogd_tests::agent::{Agent, Options};
+use flowlogd_tests::foreign::{Direction, Foreign, tcx_programs};
 use flowlogd_tests::netns::{Netns, Pair};
 use flowlogd_tests::nft::Ledger;
-use flowlogd_tests::{ICMP, Totals, python, records, traffic};
+use flowlogd_tests::traffic::Sink;
+use flowlogd_tests::{Hosts, ICMP, Totals, expect_equal, python, records, traffic};
 
 /// Packets through the clsact queueing discipline, both directions.
 fn clsact_packets(ns: &Netns) -> Result<u64> {
@@ -73,5 +77,90 @@ fn two_agents_count_the_same() -> Result<()> {
         let echoes = Totals { packets, bytes: packets * 84 };
         ensure!(logged.len() == 2 && logged.iter().all(|(_, totals)| *totals == echoes), "{logged:?}, not {echoes}");
     }
+    Ok(())
+}
+
+fn ipv4(hosts: BTreeMap<Hosts, Totals>) -> BTreeMap<Hosts, Totals> {
+    hosts.into_iter().filter(|(hosts, _)| hosts.src.is_ipv4()).collect()
+}
+
+/// Fails unless each program has counted what the far end has seen in its direction.
+fn expect_counted(programs: &[(Direction, Foreign)], ledger: &Ledger, when: &str) -> Result<()> {
+    let a0: std::net::IpAddr = Pair::A4.parse()?;
+    let hosts = ipv4(ledger.hosts()?);
+    for (direction, program) in programs {
+        let wire: Totals = hosts
+            .iter()
+            .filter(|(hosts, _)| (hosts.src == a0) == (*direction == Direction::Egress))
+            .map(|(_, totals)| *totals)
+            .sum();
+        let counted = program.done()?;
+        ensure!(counted == wire.packets, "{when}, {direction:?}: counted {counted}, on the wire {wire}");
+    }
+    Ok(())
+}
+
+/// A TCX program of somebody else's counts the same packets as the far end before, during and after the agent's run,
+/// and so does the agent.
+#[test]
+fn a_tcx_program_counts_on() -> Result<()> {
+    let pair = Pair::new()?;
+    let all = Ledger::received_and_sent(&pair.b, &["b0"])?;
+    let sink = Sink::new(&pair.b, Pair::B4, 9000)?;
+    let mut programs = Vec::new();
+    for direction in Direction::BOTH {
+        programs.push((direction, Foreign::tcx(&pair.a, "a0", direction, "foreign")?));
+    }
+    let ids = programs.iter().map(|(_, program)| program.ids()).collect::<Result<Vec<_>>>()?;
+    let send = |count| -> Result<()> {
+        traffic::ping(&pair.a, Pair::B4, 3)?;
+        traffic::udp(&pair.a, Pair::A4, 40000, &sink, 700, count)
+    };
+
+    send(50)?;
+    expect_counted(&programs, &all, "before")?;
+    let before = ipv4(all.hosts()?);
+
+    let agent = Agent::start(&pair.a, &Options::on(&["a0"]))?;
+    for ((direction, _), (_, program)) in programs.iter().zip(&ids) {
+        let order = tcx_programs(&pair.a, "a0", *direction)?;
+        ensure!(order.len() == 2 && order.contains(program), "{direction:?}: {order:?} without {program}");
+        ensure!(order[1] == *program, "{direction:?}: {order:?}, the agent is not first");
+    }
+    send(500)?;
+    expect_counted(&programs, &all, "during")?;
+    let mut expected = ipv4(all.hosts()?);
+    for (hosts, totals) in before {
+        let now = expected.entry(hosts).or_default();
+        *now = Totals { packets: now.packets - totals.packets, bytes: now.bytes - totals.bytes };
+    }
+    let stopped = agent.stop()?;
+    stopped.expect_nothing_lost()?;
+    expect_equal(&expected, &ipv4(records::by_hosts(&stopped.records)))?;
+
+    send(50)?;
+    expect_counted(&programs, &all, "after")?;
+    for ((direction, program), ids) in programs.iter().zip(ids) {
+        ensure!(program.ids()? == ids, "{direction:?}: another link or program");
+        let left = tcx_programs(&pair.a, "a0", *direction)?;
+        ensure!(left == [ids.1], "{direction:?}: {left:?} attached, not {} alone", ids.1);
+    }
+    Ok(())
+}
+
+/// A program that says "accept" and not "next" ends the chain: behind it nobody sees a packet.
+#[test]
+fn a_program_that_ends_the_chain_hides_nothing() -> Result<()> {
+    let pair = Pair::new()?;
+    let attach = |direction| Foreign::tcx(&pair.a, "a0", direction, "foreign_ok");
+    let programs = [attach(Direction::Ingress)?, attach(Direction::Egress)?];
+    let agent = Agent::start(&pair.a, &Options::on(&["a0"]))?;
+    traffic::ping(&pair.a, Pair::B4, 4)?;
+    let stopped = agent.stop()?;
+    stopped.expect_nothing_lost()?;
+    let logged = records::by_hosts(&stopped.records);
+    let echoes = logged.iter().filter(|(hosts, _)| hosts.protocol == ICMP).map(|(_, totals)| *totals);
+    ensure!(echoes.clone().count() == 2 && echoes.clone().all(|totals| totals.bytes == 336), "{logged:?}");
+    ensure!(programs[0].done()? >= 4 && programs[1].done()? >= 4, "the foreign programs have counted less");
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bridge;
+mod clsact;
 mod coexistence;
 mod conservation;
 mod exclusions;
@@ -15,4 +16,5 @@ mod throughput;
 mod tun;
 mod udp;
 mod vlan;
+mod vlan_offload;
 mod vxlan;

@@ -71,6 +71,8 @@ pub struct Options {
     /// Seconds.
     pub interval: u32,
     pub extra: Vec<String>,
+    /// The directory to write to; else a temporary one.
+    pub into: Option<PathBuf>,
 }
 
 impl Options {
@@ -80,6 +82,7 @@ impl Options {
             destination: Destination::Directory,
             interval: 1,
             extra: Vec::new(),
+            into: None,
         }
     }
 
@@ -96,6 +99,12 @@ impl Options {
     }
 
     #[must_use]
+    pub fn into(mut self, directory: &Path) -> Self {
+        self.into = Some(directory.to_owned());
+        self
+    }
+
+    #[must_use]
     pub fn args(mut self, line: &str) -> Self {
         self.extra.extend(line.split_whitespace().map(str::to_owned));
         self
@@ -108,9 +117,10 @@ pub struct Agent {
     child: Child,
     stdout: (Lines, JoinHandle<()>),
     stderr: (Lines, JoinHandle<()>),
-    logs: TempDir,
+    logs: PathBuf,
     state: TempDir,
     destination: Destination,
+    _temporary: TempDir,
 }
 
 /// What a stopped agent left behind.
@@ -141,7 +151,8 @@ impl Stopped {
 impl Agent {
     /// Starts the agent and waits until it says that it is ready.
     pub fn start(ns: &Netns, options: &Options) -> Result<Self> {
-        let (logs, state) = (TempDir::new()?, TempDir::new()?);
+        let (temporary, state) = (TempDir::new()?, TempDir::new()?);
+        let logs = options.into.clone().unwrap_or_else(|| temporary.path().to_owned());
         // The kernel ends the agent when a killed test run can no longer.
         let mut command = command(ns, &["setpriv", "--pdeathsig", "KILL"], &binary()?);
         command.arg("run");
@@ -150,7 +161,7 @@ impl Agent {
         }
         match options.destination {
             Destination::Directory => {
-                command.args(["--log-destination-type", "directory", "--log-destination"]).arg(logs.path())
+                command.args(["--log-destination-type", "directory", "--log-destination"]).arg(&logs)
             }
             Destination::Stdout => command.args(["--log-destination-type", "stdout"]),
         };
@@ -164,7 +175,8 @@ impl Agent {
         let mut child = command.spawn()?;
         let stdout = collect(child.stdout.take().context("stdout")?);
         let stderr = collect(child.stderr.take().context("stderr")?);
-        let mut agent = Self { child, stdout, stderr, logs, state, destination: options.destination };
+        let mut agent =
+            Self { child, stdout, stderr, logs, state, destination: options.destination, _temporary: temporary };
         wait_for("`flowlogd ready:` line", READY_LIMIT, || {
             let exited = agent.child.try_wait()?;
             let lines = snapshot(&agent.stderr.0);
@@ -191,7 +203,7 @@ impl Agent {
     /// The records written so far.
     pub fn records(&self) -> Result<Vec<Record>> {
         match self.destination {
-            Destination::Directory => records::read_directory(self.logs.path()),
+            Destination::Directory => records::read_directory(&self.logs),
             Destination::Stdout => records::parse_lines(&snapshot(&self.stdout.0).join("\n")),
         }
     }

@@ -5,6 +5,7 @@
 mod attach;
 mod btf;
 mod clock;
+mod clsact;
 mod drain;
 mod drops;
 pub mod flow;
@@ -39,6 +40,10 @@ pub enum Error {
     Program(#[from] aya::programs::ProgramError),
     #[error("eBPF map: {0}")]
     Map(#[from] aya::maps::MapError),
+    #[error("{0}: an `ingress` qdisc is in the place of `clsact`; replace it by a clsact qdisc")]
+    IngressQdisc(String),
+    #[error("{0}: other TC filters hold the priorities 1 to 16; free one of them")]
+    NoPriority(String),
     #[error("list interfaces: {0}")]
     Interfaces(#[from] nix::errno::Errno),
 }
@@ -47,12 +52,18 @@ pub enum Error {
 pub struct Capture {
     loaded: Loaded,
     attached: BTreeMap<u32, (Interface, Attachment)>,
+    hook: Option<Hook>,
 }
 
 impl Capture {
     /// Loads the programs; nothing is attached yet.
     pub fn open(sizes: Sizes) -> Result<Self, Error> {
-        Ok(Self { loaded: load::load(sizes)?, attached: BTreeMap::new() })
+        Ok(Self { loaded: load::load(sizes)?, attached: BTreeMap::new(), hook: None })
+    }
+
+    /// Attaches this way from now on, not the best one that the kernel has.
+    pub fn attach_by(&mut self, hook: Hook) {
+        self.hook = Some(hook);
     }
 
     /// Turns the kernel's verdicts on, for every drop of this network namespace from now on. Without them, every
@@ -84,7 +95,7 @@ impl Capture {
                 known.clone_from(interface);
                 continue;
             }
-            match attach::attach(&mut self.loaded.ebpf, interface) {
+            match attach::attach(&mut self.loaded.ebpf, interface, self.hook) {
                 Ok(attachment) => {
                     changes.attached.push((interface.clone(), attachment.hook));
                     self.attached.insert(interface.index, (interface.clone(), attachment));

@@ -96,7 +96,7 @@ impl Capture {
 
     /// Puts the empty program on both directions of an interface that this capture does not watch.
     pub fn attach_empty(&mut self, interface: &Interface) -> Result<(), Error> {
-        let attachment = attach_programs(&mut self.loaded.ebpf, interface, ["empty", "empty"])?;
+        let attachment = attach_programs(&mut self.loaded.ebpf, interface, ["empty", "empty"], self.hook)?;
         self.attached.insert(interface.index, (interface.clone(), attachment));
         Ok(())
     }

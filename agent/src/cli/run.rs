@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::Failure;
+use crate::capture::Hook;
 use crate::daemon::{self, Destination, Settings};
 use crate::select::Selection;
 use ipnet::IpNet;
@@ -72,6 +73,9 @@ pub(super) struct Args {
     /// Drain only at the window's end, however full the tables are
     #[arg(long, hide = true)]
     hold_drain: bool,
+    /// Attach this way, not the best one that the kernel has
+    #[arg(long, hide = true, value_parser = ["tcx", "clsact"])]
+    attach: Option<String>,
 }
 
 fn usage(flag: &str, value: impl std::fmt::Display, why: impl std::fmt::Display) -> Failure {
@@ -121,6 +125,7 @@ impl Args {
             flow_table_slots: self.flow_table_slots,
             overflow_slots: self.overflow_slots,
             hold_drain: self.hold_drain,
+            hook: self.attach.as_deref().map(|name| if name == "tcx" { Hook::Tcx } else { Hook::Clsact }),
         })
     }
 }
