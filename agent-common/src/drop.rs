@@ -15,8 +15,8 @@ pub enum Class {
     Policy = 1,
     /// REJECT, dropped before our classifier on ingress.
     BeforeIngress = 2,
-    /// REJECT on egress, by a classifier before or after ours.
-    AtEgress = 3,
+    /// REJECT, dropped on egress by a classifier behind ours, which has counted the packet.
+    BehindEgress = 3,
 }
 
 /// One reason on one CPU.

@@ -122,13 +122,13 @@ fn lose(loss: Loss) {
 
 #[inline(always)]
 fn count(skb: Typed, reason: u32) -> Result<(), Loss> {
-    let device = skb::device(skb).ok_or(Loss::NoInterface)?;
-    if device.namespace != settings::namespace() {
-        return Err(Loss::OtherNamespace);
-    }
     // SAFETY: fields of sk_buff.
     let (arrived_on, protocol) =
         unsafe { (skb.load::<u32>(settings::skb_iif()), skb.load::<u16>(settings::skb_protocol())) };
+    let device = skb::device(skb, arrived_on == 0).ok_or(Loss::NoInterface)?;
+    if device.namespace != settings::namespace() {
+        return Err(Loss::OtherNamespace);
+    }
     // A packet that arrived keeps its interface until it is sent on, and is dropped there; others are on their way out.
     let (ifindex, direction) = if arrived_on != 0 { (arrived_on, INGRESS) } else { (device.ifindex, EGRESS) };
     if !matches!(protocol, PROTOCOL_IPV4 | PROTOCOL_IPV6 | PROTOCOL_VLAN | PROTOCOL_QINQ) {

@@ -42,22 +42,39 @@ pub struct Device {
     pub namespace: u32,
 }
 
-/// The device that the packet is on; for a packet on its way out that has none yet, the route's.
+/// The kernel's number of `lo` in every namespace (include/net/flow.h).
+const LOOPBACK: u32 = 1;
+
+/// The device that the packet is on, or the route's for a packet on its way out that has none yet. IPv6 `reject`
+/// writes the loopback device into such a packet (net/ipv6/netfilter/nf_reject_ipv6.c), so the route is asked then too.
 #[inline(always)]
-pub fn device(skb: Typed) -> Option<Device> {
-    // SAFETY: sk_buff.dev is a pointer to a net_device.
-    let device = Typed(unsafe { skb.load::<*const u8>(settings::skb_dev()) });
-    if !device.0.is_null() {
-        // SAFETY: fields of net_device, possible_net_t and net.
-        return unsafe {
-            let net = Typed(device.load::<*const u8>(settings::dev_net()));
-            if net.0.is_null() {
-                return None;
-            }
-            let (ifindex, namespace) = (device.load(settings::dev_ifindex()), net.load(settings::net_inum()));
-            Some(Device { ifindex, namespace })
-        };
+pub fn device(skb: Typed, outgoing: bool) -> Option<Device> {
+    let device = own_device(skb);
+    match device {
+        Some(found) if !outgoing || found.ifindex != LOOPBACK => device,
+        _ => route_device(skb).or(device),
     }
+}
+
+#[inline(always)]
+fn own_device(skb: Typed) -> Option<Device> {
+    // SAFETY: sk_buff.dev is a pointer to a net_device, whose fields and those of possible_net_t and net these are.
+    unsafe {
+        let device = Typed(skb.load::<*const u8>(settings::skb_dev()));
+        if device.0.is_null() {
+            return None;
+        }
+        let net = Typed(device.load::<*const u8>(settings::dev_net()));
+        if net.0.is_null() {
+            return None;
+        }
+        let (ifindex, namespace) = (device.load(settings::dev_ifindex()), net.load(settings::net_inum()));
+        Some(Device { ifindex, namespace })
+    }
+}
+
+#[inline(always)]
+fn route_device(skb: Typed) -> Option<Device> {
     // SAFETY: sk_buff._skb_refdst, a pointer whose lowest bit says whether it is counted.
     let route = unsafe { skb.load::<u64>(settings::skb_refdst()) } & !1;
     if route == 0 {

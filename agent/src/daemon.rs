@@ -143,6 +143,10 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
         sums: Sums::default(),
     };
     daemon.sync()?;
+    // After the attachment, so that no drop comes whose packet was not counted.
+    if let Err(why) = daemon.capture.watch_drops() {
+        tracing::warn!("every record will be ACCEPT: {why}");
+    }
     daemon.say_ready(&sizes);
     let mut stop = false;
     while !stop {
@@ -262,6 +266,13 @@ impl Daemon {
                 "flows found no room, SKIPDATA written; raise --flow-table-slots or --overflow-slots"
             );
         }
+        if summary.drops_skipped.packets > 0 {
+            tracing::warn!(
+                packets = summary.drops_skipped.packets,
+                window = start,
+                "rejected flows found no room, SKIPDATA written; raise --flow-table-slots"
+            );
+        }
         self.sums.total.add(&summary);
         if summary.lost_records > 0 {
             tracing::error!(records = summary.lost_records, "given up: too many windows wait for the destination");
@@ -299,16 +310,33 @@ impl Daemon {
 
     fn say_stopped(&self) {
         let Sums { windows, with_error, total } = &self.sums;
-        eprintln!(
-            "flowlogd stopped: windows={windows} records={} seen_packets={} seen_bytes={} excluded_packets={} skipped_packets={} skipped_bytes={} sum_error_packets={} sum_error_bytes={} windows_with_error={with_error}",
-            total.records,
-            total.seen.packets,
-            total.seen.bytes,
-            total.excluded.packets,
-            total.skipped.packets,
-            total.skipped.bytes,
-            total.sum_error.0,
-            total.sum_error.1,
-        );
+        let unmatched = total.unmatched.packets + self.pipeline.drops_waiting().packets;
+        let report = self.capture.drop_report().ok().flatten();
+        let lost: u64 = report.iter().flat_map(|report| &report.lost).map(|(_, count)| count).sum();
+        let fields = [
+            ("windows", windows.to_string()),
+            ("records", total.records.to_string()),
+            ("seen_packets", total.seen.packets.to_string()),
+            ("seen_bytes", total.seen.bytes.to_string()),
+            ("excluded_packets", total.excluded.packets.to_string()),
+            ("skipped_packets", total.skipped.packets.to_string()),
+            ("skipped_bytes", total.skipped.bytes.to_string()),
+            ("rejected_packets", total.rejected.packets.to_string()),
+            ("rejected_bytes", total.rejected.bytes.to_string()),
+            ("drops_unmatched_packets", unmatched.to_string()),
+            ("drops_lost", lost.to_string()),
+            ("sum_error_packets", total.sum_error.0.to_string()),
+            ("sum_error_bytes", total.sum_error.1.to_string()),
+            ("windows_with_error", with_error.to_string()),
+        ];
+        let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        eprintln!("flowlogd stopped: {}", fields.join(" "));
+        if let Some(report) = report {
+            let frees: Vec<String> = report.other_frees.iter().map(|(name, frees)| format!("{name}={frees}")).collect();
+            tracing::debug!("frees that were no policy's: {}", frees.join(" "));
+            for (cause, drops) in report.lost.iter().filter(|(_, drops)| *drops > 0) {
+                tracing::warn!(cause, drops, "rejected packets that are not logged as such");
+            }
+        }
     }
 }

@@ -15,4 +15,5 @@ mod pipeline;
 mod record;
 mod select;
 mod sink;
+mod verdict;
 mod window;

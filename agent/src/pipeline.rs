@@ -10,6 +10,7 @@ use crate::exclude::{self, Settings};
 use crate::identity::Identity;
 use crate::record::{Batch, Status};
 use crate::sink::{Sink, SinkError};
+use crate::verdict::{Outcome, Verdicts};
 use crate::window::{self, Activity, Closed, Windows};
 
 /// AWS's `--traffic-type`.
@@ -23,6 +24,7 @@ pub(crate) enum TrafficType {
 
 pub(crate) struct Pipeline {
     windows: Windows,
+    verdicts: Verdicts,
     activity: Activity,
     exclusions: Settings,
     traffic_type: TrafficType,
@@ -47,6 +49,12 @@ pub(crate) struct Summary {
     pub(crate) unnamed: u64,
     pub(crate) seen: Total,
     pub(crate) skipped: Total,
+    /// A policy's drops that are not logged as such, for want of room.
+    pub(crate) drops_skipped: Total,
+    /// In records with REJECT, before exclusions.
+    pub(crate) rejected: Total,
+    /// Drops whose packets were in no accepted flow: translated or reassembled before they were dropped.
+    pub(crate) unmatched: Total,
     pub(crate) excluded: Total,
     pub(crate) excluded_by: [Total; exclude::COUNT],
     /// Packets and bytes. Not (0, 0) is a bug of ours.
@@ -60,21 +68,30 @@ pub(crate) struct Summary {
 
 impl Pipeline {
     pub(crate) fn new(exclusions: Settings, traffic_type: TrafficType, identity: Identity, sink: Sink) -> Self {
-        let (windows, activity, interface_ids, waiting) = Default::default();
-        Self { windows, activity, exclusions, traffic_type, identity, interface_ids, sink, waiting }
+        let (windows, verdicts, activity, interface_ids, waiting) = Default::default();
+        Self { windows, verdicts, activity, exclusions, traffic_type, identity, interface_ids, sink, waiting }
     }
 
     pub(crate) fn absorb(&mut self, drained: Drained) {
         self.windows.absorb(drained);
     }
 
+    /// Drops that wait for their packets.
+    pub(crate) fn drops_waiting(&self) -> Total {
+        self.verdicts.waiting()
+    }
+
     /// `tracked` is ifindex to interface-id. `end` is inclusive. When the sink fails the window waits in memory and is
     /// published again, in order, with the next one; the summary says what waits and why.
     pub(crate) fn close(&mut self, start: i64, end: i64, tracked: &BTreeMap<u32, String>) -> Summary {
         let mut closed = self.windows.close(start, end);
+        let mut drops = std::mem::take(&mut closed.drops);
+        // The kernel reports every drop of the namespace; flows are only of what is captured.
+        drops.retain(|dropped| tracked.contains_key(&dropped.flow.key.ifindex));
+        let verdicts = self.verdicts.apply(&mut closed.flows, drops);
         let kept = exclude::split(std::mem::take(&mut closed.flows), &self.exclusions);
         closed.flows = kept.flows;
-        let mut summary = summarize(&closed, kept.excluded_by);
+        let mut summary = summarize(&closed, kept.excluded_by, verdicts);
 
         let interfaces: BTreeSet<u32> = tracked.keys().copied().collect();
         let statuses = self.activity.judge(&closed, &interfaces);
@@ -140,6 +157,9 @@ impl Summary {
         self.unnamed += other.unnamed;
         self.seen += other.seen;
         self.skipped += other.skipped;
+        self.drops_skipped += other.drops_skipped;
+        self.rejected += other.rejected;
+        self.unmatched += other.unmatched;
         self.excluded += other.excluded;
         for (sum, one) in self.excluded_by.iter_mut().zip(other.excluded_by) {
             *sum += one;
@@ -161,16 +181,18 @@ impl TrafficType {
 }
 
 /// Everything but what depends on names and the sink.
-fn summarize(closed: &Closed, excluded_by: [Total; exclude::COUNT]) -> Summary {
-    let mut summary = Summary { excluded_by, ..Summary::default() };
+fn summarize(closed: &Closed, excluded_by: [Total; exclude::COUNT], verdicts: Outcome) -> Summary {
+    let Outcome { rejected, unseen, unmatched } = verdicts;
+    let mut summary = Summary { excluded_by, rejected, unmatched, ..Summary::default() };
     for total in excluded_by {
         summary.excluded += total;
     }
     for totals in &closed.totals {
         summary.seen += totals.seen;
         summary.skipped += totals.skipped;
+        summary.drops_skipped += totals.drops_skipped;
     }
-    summary.sum_error = window::sum_error(closed, summary.excluded);
+    summary.sum_error = window::sum_error(closed, summary.excluded, unseen);
     summary
 }
 

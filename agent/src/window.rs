@@ -8,7 +8,7 @@ use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use crate::capture::flow::{Direction, Drained, Flow, FlowKey, InterfaceTotals, Total};
+use crate::capture::flow::{Direction, Drained, Dropped, Flow, FlowKey, InterfaceTotals, Total};
 use crate::record::Status;
 
 /// Flows waiting beyond the first batch before they are merged early, so that many drains in a long window cannot
@@ -29,6 +29,7 @@ pub(crate) fn window_at(now: i64, interval: u32) -> (i64, i64) {
 pub(crate) struct Windows {
     batches: Vec<Vec<Flow>>,
     totals: BTreeMap<(u32, Direction), InterfaceTotals>,
+    drops: Vec<Dropped>,
 }
 
 /// A window with nothing more to come.
@@ -40,6 +41,8 @@ pub(crate) struct Closed {
     pub(crate) flows: Vec<Flow>,
     /// One per interface and direction, in that order.
     pub(crate) totals: Vec<InterfaceTotals>,
+    /// What a policy dropped; a key may recur.
+    pub(crate) drops: Vec<Dropped>,
 }
 
 impl Windows {
@@ -51,6 +54,7 @@ impl Windows {
                 .and_modify(|sum| add_totals(sum, &totals))
                 .or_insert(totals);
         }
+        self.drops.extend(drained.drops);
         let waiting: usize = self.batches.iter().skip(1).map(Vec::len).sum();
         if waiting > MERGE_EARLY.max(self.batches.first().map_or(0, Vec::len)) {
             let merged = merge(std::mem::take(&mut self.batches), |_| ());
@@ -62,11 +66,14 @@ impl Windows {
     /// set back) counts as `start`.
     pub(crate) fn close(&mut self, start: i64, end: i64) -> Closed {
         let end = end.max(start);
-        let flows = merge(std::mem::take(&mut self.batches), |flow| {
+        let clamp = |flow: &mut Flow| {
             flow.first = flow.first.clamp(start, end);
             flow.last = flow.last.clamp(flow.first, end);
-        });
-        Closed { start, end, flows, totals: std::mem::take(&mut self.totals).into_values().collect() }
+        };
+        let flows = merge(std::mem::take(&mut self.batches), clamp);
+        let mut drops = std::mem::take(&mut self.drops);
+        drops.iter_mut().for_each(|dropped| clamp(&mut dropped.flow));
+        Closed { start, end, flows, totals: std::mem::take(&mut self.totals).into_values().collect(), drops }
     }
 }
 
@@ -74,6 +81,7 @@ fn add_totals(sum: &mut InterfaceTotals, more: &InterfaceTotals) {
     sum.seen += more.seen;
     sum.non_ip += more.non_ip;
     sum.skipped += more.skipped;
+    sum.drops_skipped += more.drops_skipped;
     for (sum, more) in sum.unparsable.iter_mut().zip(more.unparsable) {
         *sum += more;
     }
@@ -166,9 +174,10 @@ impl Index {
 }
 
 /// Flows + excluded + skipped + non-IP + unparsable - seen, as (packets, bytes). Zero, or packets went missing.
-pub(crate) fn sum_error(closed: &Closed, excluded: Total) -> (i128, i128) {
-    let mut packets = i128::from(excluded.packets);
-    let mut bytes = i128::from(excluded.bytes);
+/// `unseen`: the part of the flows and the excluded that the classifier did not see.
+pub(crate) fn sum_error(closed: &Closed, excluded: Total, unseen: Total) -> (i128, i128) {
+    let mut packets = i128::from(excluded.packets) - i128::from(unseen.packets);
+    let mut bytes = i128::from(excluded.bytes) - i128::from(unseen.bytes);
     for flow in &closed.flows {
         packets += i128::from(flow.packets);
         bytes += i128::from(flow.bytes);
@@ -203,8 +212,8 @@ impl Activity {
                 active.insert(flow.key.ifindex);
             }
         }
-        let skipped: BTreeSet<u32> =
-            closed.totals.iter().filter(|totals| totals.skipped.packets > 0).map(|totals| totals.ifindex).collect();
+        let is_short = |totals: &&InterfaceTotals| totals.skipped.packets + totals.drops_skipped.packets > 0;
+        let skipped: BTreeSet<u32> = closed.totals.iter().filter(is_short).map(|totals| totals.ifindex).collect();
         active.extend(&skipped);
 
         let mut statuses: Vec<_> = skipped.iter().map(|&ifindex| (ifindex, Status::SkipData)).collect();

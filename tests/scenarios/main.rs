@@ -10,6 +10,7 @@ mod hotplug;
 mod idle;
 mod ledger;
 mod ping;
+mod reject;
 mod stop;
 mod table_limits;
 mod throughput;

@@ -164,3 +164,50 @@ impl<'a> Ledger<'a> {
             .collect()
     }
 }
+
+/// A firewall with a counter beside every rule.
+#[derive(Debug)]
+pub struct Firewall<'a> {
+    ns: &'a Netns,
+    table: String,
+}
+
+impl<'a> Firewall<'a> {
+    /// `chain` says where, such as `type filter hook input priority 0`; each rule has a name, a match and a verdict.
+    pub fn new(ns: &'a Netns, chain: &str, rules: &[(&str, &str, &str)]) -> Result<Self> {
+        let family = if chain.contains(" device ") { "netdev" } else { "inet" };
+        let firewall = Self { ns, table: format!("{family} firewall") };
+        let counters: String = rules.iter().map(|(name, ..)| format!("counter c_{name} {{ }}\n")).collect();
+        let lines: String = rules
+            .iter()
+            .map(|(name, matching, verdict)| format!("{matching} counter name c_{name} {verdict}\n"))
+            .collect();
+        let table = &firewall.table;
+        let mut file = tempfile::NamedTempFile::new()?;
+        write!(file, "table {table} {{\n{counters}chain refusals {{\n{chain};\n{lines}}}\n}}\n")?;
+        ns.run(&["nft", "-f", file.path().to_str().context("temporary path")?])?;
+        Ok(firewall)
+    }
+
+    /// What the rule has matched. Bytes are IP lengths, in the netdev family from the link layer on.
+    pub fn matched(&self, name: &str) -> Result<Totals> {
+        let text = self.ns.sh(&format!("nft list counter {} c_{name}", self.table))?;
+        let mut words = text.split_whitespace().skip_while(|word| *word != "packets");
+        let mut number = || words.by_ref().nth(1).context("nft: counter");
+        Ok(Totals { packets: number()?.parse()?, bytes: number()?.parse()? })
+    }
+
+    /// Waits until the rule has matched so many packets.
+    pub fn wait_matched(&self, name: &str, packets: u64) -> Result<Totals> {
+        wait_for(&format!("{packets} packets matched by {name}"), Duration::from_secs(10), || {
+            let matched = self.matched(name)?;
+            Ok((matched.packets >= packets).then_some(matched))
+        })
+    }
+
+    /// Removes all rules.
+    pub fn lift(&self) -> Result<()> {
+        self.ns.sh(&format!("nft flush chain {} refusals", self.table))?;
+        Ok(())
+    }
+}

@@ -101,6 +101,12 @@ pub fn by_flow(records: &[Record]) -> BTreeMap<Flow, Totals> {
     sums
 }
 
+/// As [`by_flow`], of the records with this action.
+pub fn by_action(records: &[Record], wanted: &str) -> BTreeMap<Flow, Totals> {
+    let of_action = |record: &&Record| matches!(&record.status, Status::Ok { action, .. } if action == wanted);
+    by_flow(&records.iter().filter(of_action).cloned().collect::<Vec<_>>())
+}
+
 pub fn by_hosts(records: &[Record]) -> BTreeMap<Hosts, Totals> {
     let mut sums = BTreeMap::new();
     for (flow, totals) in records.iter().filter_map(Record::flow) {

@@ -2,18 +2,19 @@
 //! Reading destroys nothing: the old half is cleared only when the caller says that what it held is safe.
 #![forbid(unsafe_code)]
 
-use agent_common::EGRESS;
+use agent_common::drop::{Class, DropKey};
 use agent_common::flow::{Entry4, Entry6, TIME_BITS, TIME_MASK, WAYS, WideCounters, WideKey};
-use agent_common::interface::{CAUSES, Cause, InterfaceEntry};
+use agent_common::interface::{CAUSES, Cause, DROPS_SKIPPED, InterfaceEntry};
+use agent_common::{Control, EGRESS};
 use std::collections::BTreeMap;
 use std::mem::offset_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Error;
 use super::clock::Reading;
-use super::flow::{Direction, Drained, Flow, FlowKey, InterfaceTotals, Total, Verdict};
+use super::flow::{Direction, Drained, Dropped, Flow, FlowKey, InterfaceTotals, Total, Verdict};
 use super::load::Loaded;
 use super::sys::{self, Mapped};
 
@@ -25,7 +26,10 @@ const KEY_WORD4: usize = offset_of!(Entry4, b) / WORD;
 const KEY_WORD6: usize = offset_of!(Entry6, b) / WORD;
 const KEY_WORD_INTERFACE: usize = offset_of!(InterfaceEntry, key) / WORD;
 const KEY_WORDS: usize = size_of::<WideKey>() / WORD;
+const DROP_KEY_WORDS: usize = size_of::<DropKey>() / WORD;
 const VALUE_WORDS: usize = size_of::<WideCounters>() / WORD;
+const CONTROL_EPOCH: usize = offset_of!(Control, epoch) / WORD;
+const CONTROL_DROP_EPOCH: usize = offset_of!(Control, drop_epoch) / WORD;
 const WORDS_INTERFACE: usize = size_of::<InterfaceEntry>() / WORD;
 
 /// One table's shape: `[epoch & 1][cpu][set][way]`.
@@ -75,6 +79,7 @@ fn flow(key: FlowKey, c: u64, d: u64, clock: &Reading) -> Flow {
         first,
         last: last.max(first),
         tcp_flags: (d >> TIME_BITS) as u8,
+        reason: 0,
     }
 }
 
@@ -90,32 +95,53 @@ fn v6(words: [u64; 2]) -> IpAddr {
     Ipv6Addr::from(bytes).into()
 }
 
-/// A flow of the overflow hash, merged over the CPUs; none if no CPU has counted anything.
-fn wide_flow(wide: &[u64], values: &[u64], clock: &Reading) -> Option<Flow> {
+/// The key in the words of a `WideKey`.
+fn wide_key(wide: &[u64], verdict: Verdict) -> FlowKey {
     let word5 = wide[5] >> 32;
     let (src, dst) = if (word5 >> 16) as u8 == 4 {
         (v4(wide[0]), v4(wide[2]))
     } else {
         (v6([wide[0], wide[1]]), v6([wide[2], wide[3]]))
     };
-    let key = FlowKey {
+    FlowKey {
         ifindex: (wide[4] >> 32) as u32,
         direction: direction((word5 >> 8) as u8),
-        verdict: Verdict::Accept,
+        verdict,
         protocol: word5 as u8,
         src,
         dst,
         src_port: u16::from_be(wide[4] as u16),
         dst_port: u16::from_be((wide[4] >> 16) as u16),
-    };
-    let counted = values.chunks_exact(VALUE_WORDS).filter(|value| value[0] != 0).map(|value| {
-        let (first, last) = (clock.seconds(value[2]), clock.seconds(value[3]));
-        Flow { key, packets: value[0], bytes: value[1], first, last: last.max(first), tcp_flags: value[4] as u8 }
-    });
-    counted.reduce(|mut all, one| {
+    }
+}
+
+/// Whole counters: those of a `WideCounters`.
+fn wide_flow(key: FlowKey, value: &[u64], clock: &Reading, tcp_flags: u8, reason: u16) -> Flow {
+    let (first, last) = (clock.seconds(value[2]), clock.seconds(value[3]));
+    Flow { key, packets: value[0], bytes: value[1], first, last: last.max(first), tcp_flags, reason }
+}
+
+/// A flow of the overflow hash, merged over the CPUs; none if no CPU has counted anything.
+fn overflow_flow(wide: &[u64], values: &[u64], clock: &Reading) -> Option<Flow> {
+    let key = wide_key(wide, Verdict::Accept);
+    let used = values.chunks_exact(VALUE_WORDS).filter(|value| value[0] != 0);
+    used.map(|value| wide_flow(key, value, clock, value[4] as u8, 0)).reduce(|mut all, one| {
         all.merge(&one);
         all
     })
+}
+
+/// Whether our classifier counts what is dropped for a reason of this class.
+fn is_counted(class: u16, direction: Direction) -> bool {
+    class == Class::BehindEgress as u16 || class == Class::Policy as u16 && direction == Direction::Ingress
+}
+
+/// A flow of the hash of rejected flows.
+fn dropped(words: &[u64], value: &[u64], clock: &Reading) -> Dropped {
+    let key = wide_key(words, Verdict::Reject);
+    let (reason, flags, class) = (words[6] as u32, (words[6] >> 32) as u16, (words[6] >> 48) as u16);
+    let reason = u16::try_from(reason).unwrap_or(u16::MAX);
+    Dropped { flow: wide_flow(key, value, clock, flags as u8, reason), counted: is_counted(class, key.direction) }
 }
 
 fn relaxed(word: &AtomicU64) -> u64 {
@@ -205,14 +231,18 @@ impl Loaded {
     }
 
     pub(crate) fn epoch(&self) -> u32 {
-        self.control.load(0) as u32
+        self.control.load(CONTROL_EPOCH) as u32
     }
 
     /// Lets the programs write the other half and waits until none writes the old one. Returns the old epoch.
     pub(crate) fn swap(&self) -> Result<u32, Error> {
         let old = self.epoch();
-        self.control.store(0, u64::from(old.wrapping_add(1)));
-        self.grace.wait().map_err(|source| Error::Io { what: "wait for a grace period", source })?;
+        // First the packets' epoch, then the drops': a packet is counted and dropped within one RCU section, so after
+        // the first wait every drop of a packet of the old epoch is in the old epoch of drops.
+        for word in [CONTROL_EPOCH, CONTROL_DROP_EPOCH] {
+            self.control.store(word, u64::from(old.wrapping_add(1)));
+            self.grace.wait().map_err(|source| Error::Io { what: "wait for a grace period", source })?;
+        }
         Ok(old)
     }
 
@@ -229,23 +259,35 @@ impl Loaded {
         let decode6 = |e: [u64; WORDS6]| flow(key(e[4], v6([e[0], e[1]]), v6([e[2], e[3]])), e[5], e[6], &clock);
         scan::<WORDS6, KEY_WORD6>(&self.flow6, shape6, epoch, decode6, &mut flows);
         let overflow = self.read_overflow(epoch, &clock)?;
-        Ok(Drained { batches: vec![flows, overflow], totals: self.read_totals(epoch)? })
+        let drops = self.read_drops(epoch, &clock)?;
+        Ok(Drained { batches: vec![flows, overflow], totals: self.read_totals(epoch)?, drops })
     }
 
     fn read_overflow(&self, epoch: u32, clock: &Reading) -> Result<Vec<Flow>, Error> {
         let mut flows = Vec::new();
         sys::for_each(self.overflow_fd.as_fd(), KEY_WORDS, VALUE_WORDS * self.possible_cpus, |wide, values| {
             if wide[5] as u32 == epoch {
-                flows.extend(wide_flow(wide, values, clock));
+                flows.extend(overflow_flow(wide, values, clock));
             }
         })
         .map_err(|source| Error::Io { what: "read the overflow hash", source })?;
         Ok(flows)
     }
 
+    fn read_drops(&self, epoch: u32, clock: &Reading) -> Result<Vec<Dropped>, Error> {
+        let mut drops = Vec::new();
+        sys::for_each(self.dropped_fd.as_fd(), DROP_KEY_WORDS, VALUE_WORDS, |words, value| {
+            if words[5] as u32 == epoch {
+                drops.push(dropped(words, value, clock));
+            }
+        })
+        .map_err(|source| Error::Io { what: "read the hash of rejected flows", source })?;
+        Ok(drops)
+    }
+
     fn read_totals(&self, epoch: u32) -> Result<Vec<InterfaceTotals>, Error> {
-        // [causes.., seen] by (ifindex, direction).
-        let mut by_key: BTreeMap<(u32, u8), [Total; CAUSES + 1]> = BTreeMap::new();
+        // [causes.., seen, drops skipped] by (ifindex, direction).
+        let mut by_key: BTreeMap<(u32, u8), [Total; SUMS]> = BTreeMap::new();
         let shape = self.shape_interface();
         let half = (epoch as usize & 1) * shape.half_words();
         for start in (half..half + shape.half_words()).step_by(WORDS_INTERFACE) {
@@ -268,7 +310,7 @@ impl Loaded {
             if key_epoch == epoch {
                 let sums = by_key.entry((ifindex, direction as u8)).or_default();
                 for value in values.iter() {
-                    sums[(cause as usize).min(CAUSES)] += Total { packets: value[0], bytes: value[1] };
+                    sums[(cause as usize).min(SUMS - 1)] += Total { packets: value[0], bytes: value[1] };
                 }
             }
         }
@@ -280,15 +322,20 @@ impl Loaded {
         clear::<WORDS4, KEY_WORD4>(&self.flow4, self.shape4(), epoch);
         clear::<WORDS6, KEY_WORD6>(&self.flow6, self.shape6(), epoch);
         clear::<WORDS_INTERFACE, KEY_WORD_INTERFACE>(&self.interfaces, self.shape_interface(), epoch);
-        let map = self.overflow_fd.as_fd();
-        let mut keys = Vec::new();
-        sys::for_each(map, KEY_WORDS, VALUE_WORDS * self.possible_cpus, |wide, _| {
-            if wide[5] as u32 == epoch {
-                keys.extend_from_slice(wide);
-            }
-        })
-        .and_then(|()| sys::delete(map, KEY_WORDS, &keys))
-        .map_err(|source| Error::Io { what: "clear the overflow hash", source })?;
+        let forget = |map: BorrowedFd<'_>, key_words: usize, value_words: usize| {
+            let mut keys = Vec::new();
+            sys::for_each(map, key_words, value_words, |key, _| {
+                // The epoch is the low half of the same word in both kinds of key.
+                if key[5] as u32 == epoch {
+                    keys.extend_from_slice(key);
+                }
+            })
+            .and_then(|()| sys::delete(map, key_words, &keys))
+        };
+        forget(self.overflow_fd.as_fd(), KEY_WORDS, VALUE_WORDS * self.possible_cpus)
+            .map_err(|source| Error::Io { what: "clear the overflow hash", source })?;
+        forget(self.dropped_fd.as_fd(), DROP_KEY_WORDS, VALUE_WORDS)
+            .map_err(|source| Error::Io { what: "clear the hash of rejected flows", source })?;
         let keys: Vec<_> = self.interface_overflow.keys().collect::<Result<_, _>>()?;
         for key in keys.iter().filter(|key| key[1] == epoch) {
             self.interface_overflow.remove(key)?;
@@ -297,7 +344,7 @@ impl Loaded {
     }
 
     /// Whether the current epoch should be drained before its time: a sample of the sets is more than half full, or
-    /// a quarter of the overflow hash is in use.
+    /// a quarter of a hash is in use.
     pub(crate) fn crowded(&self) -> bool {
         let epoch = self.epoch();
         // The fullest CPU decides: each fills its own part.
@@ -306,15 +353,22 @@ impl Loaded {
         };
         crowded(&self.flow4, self.shape4(), KEY_WORD4)
             || crowded(&self.flow6, self.shape6(), KEY_WORD6)
-            || self.overflow.keys().take(self.sizes.overflow as usize / 4 + 1).count()
-                > self.sizes.overflow as usize / 4
+            || has_more(self.overflow.keys(), self.sizes.overflow as usize / 4)
+            || has_more(self.dropped.keys(), self.sizes.drops as usize / 4)
     }
 }
+
+fn has_more<T>(items: impl Iterator<Item = T>, than: usize) -> bool {
+    items.take(than + 1).count() > than
+}
+
+/// By `InterfaceKey::cause`.
+const SUMS: usize = DROPS_SKIPPED as usize + 1;
 
 /// Sets looked at to estimate how full a table is.
 const SAMPLE_SETS: usize = 256;
 
-fn totals(ifindex: u32, raw_direction: u8, sums: &[Total; CAUSES + 1]) -> InterfaceTotals {
+fn totals(ifindex: u32, raw_direction: u8, sums: &[Total; SUMS]) -> InterfaceTotals {
     let of = |cause: Cause| sums[cause as usize];
     InterfaceTotals {
         ifindex,
@@ -323,5 +377,6 @@ fn totals(ifindex: u32, raw_direction: u8, sums: &[Total; CAUSES + 1]) -> Interf
         non_ip: of(Cause::NonIp),
         unparsable: [of(Cause::Truncated), of(Cause::BadHeader), of(Cause::LongChain)],
         skipped: of(Cause::Skipped),
+        drops_skipped: sums[DROPS_SKIPPED as usize],
     }
 }

@@ -6,7 +6,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-use agent_common::drop::{Class, REASONS, Reason};
+use agent_common::drop::{Class, Loss, REASONS, Reason};
 use aya::maps::{Array, HashMap, Map, MapData, ProgramArray};
 use aya::programs::BtfTracePoint;
 use aya::{Btf as AyaBtf, Ebpf, EbpfLoader};
@@ -149,24 +149,18 @@ impl Drops {
         let frees = |value: u32| -> u64 {
             (0..self.cpus).map(|cpu| self.reasons.load((cpu * REASONS + value) as usize * REASON_WORDS + 1)).sum()
         };
-        let short = |name: &'_ str| name.strip_prefix(reason::PREFIX).map_or(name.len(), str::len);
         let known = self.names.iter().filter(|(_, value)| *value < REASONS - 1);
         let mut found: Vec<(&str, u64)> =
-            known.map(|(name, value)| (&name[name.len() - short(name)..], frees(*value))).collect();
+            known.map(|(name, value)| (name.strip_prefix(reason::PREFIX).unwrap_or(name), frees(*value))).collect();
         found.push(("other subsystems", frees(REASONS - 1)));
         found.retain(|(_, frees)| *frees > 0);
         found
     }
 
-    /// Counts by `agent_common::drop::Loss` since the start.
-    pub(crate) fn losses(&self) -> Result<Vec<u64>, Error> {
-        (0..agent_common::drop::LOSSES).map(|loss| Ok(self.losses.get(&loss, 0)?)).collect()
-    }
-
-    /// A reason's name without prefix.
-    pub(crate) fn name(&self, value: u32) -> Option<&str> {
-        let (name, _) = self.names.iter().find(|(_, known)| *known == value)?;
-        Some(name.strip_prefix(reason::PREFIX).unwrap_or(name))
+    /// What was lost, by cause.
+    pub(crate) fn losses(&self) -> Result<Vec<(&'static str, u64)>, Error> {
+        let causes = [(Loss::NoInterface, "no_interface"), (Loss::Unparsable, "unparsable"), (Loss::NoRoom, "no_room")];
+        causes.into_iter().map(|(loss, name)| Ok((name, self.losses.get(&(loss as u32), 0)?))).collect()
     }
 }
 

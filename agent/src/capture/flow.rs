@@ -63,6 +63,8 @@ pub struct Flow {
     pub last: i64,
     /// OR over the packets of FIN 1, SYN 2, RST 4, SYN-ACK 18.
     pub tcp_flags: u8,
+    /// Of a rejected flow: the kernel's number of the drop reason (`enum skb_drop_reason`); else 0.
+    pub reason: u16,
 }
 
 impl Flow {
@@ -73,6 +75,10 @@ impl Flow {
         self.first = self.first.min(other.first);
         self.last = self.last.max(other.last);
         self.tcp_flags |= other.tcp_flags;
+        // The first one found names a flow that several policies dropped.
+        if self.reason == 0 {
+            self.reason = other.reason;
+        }
     }
 }
 
@@ -102,6 +108,16 @@ pub struct InterfaceTotals {
     pub unparsable: [Total; 3],
     /// Good packets that could not be counted under their flow.
     pub skipped: Total,
+    /// A policy's drops that could not be counted under their flow. Not part of what the program saw.
+    pub drops_skipped: Total,
+}
+
+/// What a policy dropped of a flow, with the verdict [`Verdict::Reject`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Dropped {
+    pub flow: Flow,
+    /// The packets are also in an accepted flow, of this drain or, for a few, of the next.
+    pub counted: bool,
 }
 
 /// Result of one drain. Flows within one batch have distinct keys; a key may recur in another batch.
@@ -109,4 +125,6 @@ pub struct InterfaceTotals {
 pub struct Drained {
     pub batches: Vec<Vec<Flow>>,
     pub totals: Vec<InterfaceTotals>,
+    /// A key may recur.
+    pub drops: Vec<Dropped>,
 }

@@ -79,6 +79,15 @@ impl Capture {
         Ok(())
     }
 
+    /// What the programs on drops have seen that is in no flow; none when they are not on.
+    pub fn drop_report(&self) -> Result<Option<DropReport>, Error> {
+        let Some(drops) = &self.loaded.drops else { return Ok(None) };
+        Ok(Some(DropReport {
+            lost: drops.losses()?,
+            other_frees: drops.other_frees().into_iter().map(|(name, frees)| (name.to_owned(), frees)).collect(),
+        }))
+    }
+
     /// Attaches to every wanted interface that is not attached yet and lets go of the others. Returns what changed:
     /// attached, detached, and those that could not be attached with the reason (the next call tries again).
     pub fn sync(&mut self, wanted: &[Interface]) -> Changes {
@@ -124,6 +133,15 @@ impl Capture {
     pub fn attached(&self) -> impl Iterator<Item = &Interface> {
         self.attached.values().map(|(interface, _)| interface)
     }
+}
+
+/// Sums since the start.
+#[derive(Clone, Debug, Default)]
+pub struct DropReport {
+    /// Policy drops that could not be counted under a flow, by cause.
+    pub lost: Vec<(&'static str, u64)>,
+    /// Frees for reasons that are no policy's, by reason, in all namespaces.
+    pub other_frees: Vec<(String, u64)>,
 }
 
 /// What a sync changed.

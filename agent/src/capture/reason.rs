@@ -22,7 +22,7 @@ pub(crate) const POLICY: [(&str, Class, &str); 7] = [
     ("SOCKET_FILTER", Class::Policy, "a filter on the socket or the cgroup's ingress program (net/core/filter.c)"),
     ("BPF_CGROUP_EGRESS", Class::Policy, "the cgroup's egress program (net/ipv4/ip_output.c)"),
     ("TC_INGRESS", Class::Policy, "an action or program at TC ingress, behind ours (net/core/dev.c)"),
-    ("TC_EGRESS", Class::AtEgress, "an action or program at TC egress, before or behind ours (net/core/dev.c)"),
+    ("TC_EGRESS", Class::BehindEgress, "an action or program at TC egress, behind ours (net/core/dev.c)"),
     ("XDP", Class::BeforeIngress, "generic XDP, before TC ingress; native XDP drops have no skb and no reason"),
 ];
 
