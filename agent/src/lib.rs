@@ -16,4 +16,5 @@ mod record;
 mod select;
 mod sink;
 mod verdict;
+mod wall;
 mod window;

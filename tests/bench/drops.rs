@@ -52,7 +52,9 @@ pub(crate) fn run(settings: &Settings) -> Result<Table> {
     );
     for (name, is_policy) in [("a full socket", false), ("a firewall, counted", true)] {
         let _firewall = is_policy
-            .then(|| Firewall::new(&pair.b, "type filter hook input priority 0", &[("all", "meta l4proto udp", "drop")]))
+            .then(|| {
+                Firewall::new(&pair.b, "type filter hook input priority 0", &[("all", "meta l4proto udp", "drop")])
+            })
             .transpose()?;
         let mut nanoseconds: [Vec<f64>; 4] = Default::default();
         for round in 0..rounds {

@@ -71,6 +71,8 @@ pub struct Options {
     /// Seconds.
     pub interval: u32,
     pub extra: Vec<String>,
+    /// Environment of the process.
+    pub env: Vec<(String, String)>,
     /// The directory to write to; else a temporary one.
     pub into: Option<PathBuf>,
 }
@@ -82,6 +84,7 @@ impl Options {
             destination: Destination::Directory,
             interval: 1,
             extra: Vec::new(),
+            env: Vec::new(),
             into: None,
         }
     }
@@ -101,6 +104,12 @@ impl Options {
     #[must_use]
     pub fn into(mut self, directory: &Path) -> Self {
         self.into = Some(directory.to_owned());
+        self
+    }
+
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -170,6 +179,7 @@ impl Agent {
             .arg(state.path())
             .args(["--max-aggregation-interval", &options.interval.to_string()])
             .args(&options.extra)
+            .envs(options.env.iter().cloned())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command.spawn()?;
@@ -198,6 +208,13 @@ impl Agent {
 
     pub fn state_directory(&self) -> &Path {
         self.state.path()
+    }
+
+    /// Waits for a line of its log that holds this.
+    pub fn wait_said(&self, what: &str) -> Result<()> {
+        wait_for(&format!("`{what}` in the log"), STOP_LIMIT, || {
+            Ok(snapshot(&self.stderr.0).iter().any(|line| line.contains(what)).then_some(()))
+        })
     }
 
     /// The records written so far.

@@ -203,8 +203,9 @@ pub(crate) fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a 
 }
 
 impl Loaded {
-    /// Reads jiffies and wall clock at one moment.
-    pub(crate) fn read_clock(&mut self) -> Result<Reading, Error> {
+    /// Reads jiffies and wall clock at one moment. `stepped`: nanoseconds to take off the wall clock again, which was
+    /// stepped after what is to be dated.
+    pub(crate) fn read_clock(&mut self, stepped: i64) -> Result<Reading, Error> {
         let program = program(&mut self.ebpf, "clock")?;
         // The least that BPF_PROG_TEST_RUN accepts is an Ethernet header.
         let packet = [0; 14];
@@ -214,7 +215,10 @@ impl Loaded {
             ..Default::default()
         })?;
         let jiffies = self.clock.get(&0, 0)?;
-        Ok(Reading::new(self.ticks, jiffies, std::time::SystemTime::now()))
+        let now = std::time::SystemTime::now();
+        let distance = std::time::Duration::from_nanos(stepped.unsigned_abs());
+        let before = if stepped < 0 { now.checked_add(distance) } else { now.checked_sub(distance) };
+        Ok(Reading::new(self.ticks, jiffies, before.unwrap_or(now)))
     }
 }
 

@@ -89,7 +89,7 @@ impl Capture {
         let start = Instant::now();
         let epoch = self.loaded.swap()?;
         let swapped = Instant::now();
-        let drained = self.loaded.read(epoch)?;
+        let drained = self.loaded.read(epoch, 0)?;
         let read = Instant::now();
         self.loaded.clear(epoch)?;
         Ok((drained, DrainTimes { swap: swapped - start, read: read - swapped, clear: read.elapsed() }))
