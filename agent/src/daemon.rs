@@ -39,6 +39,8 @@ pub(crate) enum Destination {
 pub(crate) struct Settings {
     pub(crate) selection: Selection,
     pub(crate) traffic_type: String,
+    /// Ask the kernel for its verdicts.
+    pub(crate) verdicts: bool,
     pub(crate) interval: u32,
     pub(crate) destination: Destination,
     pub(crate) account_id: Option<String>,
@@ -155,11 +157,15 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
         sums: Sums::default(),
         wall: Wall::new(wall, monotonic),
         clock_steps: 0,
+        verdicts: false,
     };
     daemon.sync()?;
     // After the attachment, so that no drop comes whose packet was not counted.
-    if let Err(why) = daemon.capture.watch_drops() {
-        tracing::warn!("every record will be ACCEPT: {why}");
+    if daemon.settings.verdicts {
+        match daemon.capture.watch_drops() {
+            Ok(()) => daemon.verdicts = true,
+            Err(why) => tracing::warn!("every record will be ACCEPT: {why}"),
+        }
     }
     daemon.say_ready(&sizes);
     let mut stop = false;
@@ -201,6 +207,8 @@ struct Daemon {
     sums: Sums,
     wall: Wall,
     clock_steps: u64,
+    /// The kernel's verdicts are on: else every record is ACCEPT.
+    verdicts: bool,
 }
 
 impl Daemon {
@@ -334,11 +342,12 @@ impl Daemon {
         };
         let names = if names.is_empty() { "none yet".to_owned() } else { names.join(",") };
         eprintln!(
-            "flowlogd ready: interfaces={names} flows_per_cpu={} overflow={} cpus={} tables={}MiB interval={}s destination={destination}",
+            "flowlogd ready: interfaces={names} flows_per_cpu={} overflow={} cpus={} tables={}MiB verdicts={} interval={}s destination={destination}",
             sizes.sets4 * 4,
             sizes.overflow,
             sizes.cpus,
             sizes.table_bytes() >> 20,
+            if self.verdicts { "kernel" } else { "none" },
             self.settings.interval,
         );
     }
@@ -349,6 +358,7 @@ impl Daemon {
         let report = self.capture.drop_report().ok().flatten();
         let lost: u64 = report.iter().flat_map(|report| &report.lost).map(|(_, count)| count).sum();
         let fields = [
+            ("verdicts", u8::from(self.verdicts).to_string()),
             ("windows", windows.to_string()),
             ("records", total.records.to_string()),
             ("seen_packets", total.seen.packets.to_string()),

@@ -71,6 +71,8 @@ pub struct Options {
     /// Seconds.
     pub interval: u32,
     pub extra: Vec<String>,
+    /// What the program is started by.
+    pub wrapper: Vec<String>,
     /// Environment of the process.
     pub env: Vec<(String, String)>,
     /// The directory to write to; else a temporary one.
@@ -85,6 +87,7 @@ impl Options {
             interval: 1,
             extra: Vec::new(),
             env: Vec::new(),
+            wrapper: Vec::new(),
             into: None,
         }
     }
@@ -104,6 +107,14 @@ impl Options {
     #[must_use]
     pub fn into(mut self, directory: &Path) -> Self {
         self.into = Some(directory.to_owned());
+        self
+    }
+
+    /// Starts the program by `sh -c`, after `line` has run in a mount namespace of its own.
+    #[must_use]
+    pub fn after(mut self, line: &str) -> Self {
+        let script = format!("{line} && exec \"$0\" \"$@\"");
+        self.wrapper = ["unshare", "--mount", "sh", "-c", &script].map(str::to_owned).to_vec();
         self
     }
 
@@ -163,7 +174,9 @@ impl Agent {
         let (temporary, state) = (TempDir::new()?, TempDir::new()?);
         let logs = options.into.clone().unwrap_or_else(|| temporary.path().to_owned());
         // The kernel ends the agent when a killed test run can no longer.
-        let mut command = command(ns, &["setpriv", "--pdeathsig", "KILL"], &binary()?);
+        let wrapper: Vec<&str> =
+            ["setpriv", "--pdeathsig", "KILL"].into_iter().chain(options.wrapper.iter().map(String::as_str)).collect();
+        let mut command = command(ns, &wrapper, &binary()?);
         command.arg("run");
         for interface in &options.interfaces {
             command.args(["--interface", interface]);

@@ -48,6 +48,11 @@ pub enum Error {
     Interfaces(#[from] nix::errno::Errno),
 }
 
+/// Whether this kernel tells why it drops a packet.
+pub fn verdicts_available() -> Result<(), Unavailable> {
+    drops::Kernel::read().map(drop)
+}
+
 /// The running capture: programs, tables and attachments.
 pub struct Capture {
     loaded: Loaded,
