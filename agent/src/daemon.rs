@@ -252,6 +252,7 @@ impl Daemon {
         if let Some(step) = self.wall.step(wall, monotonic) {
             self.step(step, wall)?;
         }
+        self.capture.flush_log();
         let now = now();
         let (start, last) = self.window;
         // A clock set back before the window ends it as well: a window never spans such a step.

@@ -80,7 +80,9 @@ fn kernel() -> Check {
 
 fn verdicts() -> Check {
     match capture::verdicts_available() {
-        Ok(()) => Check { name: "verdicts", verdict: Verdict::Good, found: "BTF and drop reasons".to_owned(), fix: None },
+        Ok(()) => {
+            Check { name: "verdicts", verdict: Verdict::Good, found: "BTF and drop reasons".to_owned(), fix: None }
+        }
         Err(why) => Check {
             name: "verdicts",
             verdict: Verdict::Limited,

@@ -140,6 +140,11 @@ impl Capture {
         Ok(())
     }
 
+    /// Hands the programs' own warnings to the log.
+    pub fn flush_log(&mut self) {
+        self.loaded.log.flush();
+    }
+
     /// Whether a drain should not wait for the window's end.
     pub fn crowded(&self) -> bool {
         self.loaded.crowded()
