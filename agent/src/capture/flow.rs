@@ -5,15 +5,17 @@
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 /// Relative to the interface.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Direction {
     Ingress,
     Egress,
 }
 
 /// The host firewall's verdict.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Verdict {
     Accept,
     Reject,
@@ -77,7 +79,7 @@ impl Flow {
 }
 
 /// Packets and IP bytes.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Total {
     pub packets: u64,
     pub bytes: u64,
@@ -91,7 +93,7 @@ impl std::ops::AddAssign for Total {
 }
 
 /// One interface and direction within one drain.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct InterfaceTotals {
     pub ifindex: u32,
     pub direction: Direction,
@@ -105,7 +107,7 @@ pub struct InterfaceTotals {
 }
 
 /// Result of one drain. Flows within one batch have distinct keys; a key may recur in another batch.
-#[derive(Clone, Default, PartialEq, Eq, Debug)]
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Drained {
     pub batches: Vec<Vec<Flow>>,
     pub totals: Vec<InterfaceTotals>,
