@@ -175,9 +175,9 @@ fn damage_in_the_middle_costs_its_own_frame_only() {
     let whole = fs::read(&path).unwrap();
     let entry = (whole.len() - FILE_HEADER_BYTES) / 3;
     let second = FILE_HEADER_BYTES + entry;
-    let recover = |at: usize| {
+    let recover = |alter: &dyn Fn(&mut [u8])| {
         let mut bytes = whole.clone();
-        bytes[at] ^= 0x10;
+        alter(&mut bytes);
         fs::write(&path, bytes).unwrap();
         let (_, recovery) = open(root.path());
         let window = &recovery.windows[0];
@@ -185,9 +185,12 @@ fn damage_in_the_middle_costs_its_own_frame_only() {
         let epochs: Vec<u32> = frames(window).iter().map(|frame| frame.epoch).collect();
         (epochs, from as usize, bytes as usize, places, cause.clone())
     };
-    assert_eq!(recover(second + HEAD_BYTES), (vec![1, 3], second, entry, 1, Cause::Corrupt));
+    assert_eq!(recover(&|bytes| bytes[second + HEAD_BYTES] ^= 0x10), (vec![1, 3], second, entry, 1, Cause::Corrupt));
     // A length that is not to be trusted, however large, is neither allocated nor followed.
-    assert_eq!(recover(second + 3), (vec![1], second, 2 * entry, 1, Cause::Corrupt));
+    assert_eq!(recover(&|bytes| bytes[second + 3] ^= 0x10), (vec![1], second, 2 * entry, 1, Cause::Corrupt));
+    // A whole entry in another's place would be counted twice.
+    let astray = |bytes: &mut [u8]| bytes.copy_within(FILE_HEADER_BYTES..second, second);
+    assert_eq!(recover(&astray), (vec![1], second, 2 * entry, 1, Cause::Corrupt));
 }
 
 #[test]
