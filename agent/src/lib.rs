@@ -11,6 +11,8 @@ mod doctor;
 mod encode;
 mod exclude;
 mod identity;
+#[cfg_attr(not(test), expect(dead_code, reason = "no one but the benchmark uses all of it yet"))]
+mod journal;
 mod pipeline;
 mod record;
 mod select;

@@ -6,6 +6,7 @@
 mod drain;
 mod drops;
 mod flood;
+mod journal;
 mod machine;
 mod packet;
 mod peers;
@@ -21,8 +22,8 @@ use flowlogd::capture::Sizes;
 use flowlogd::capture::flow::Drained;
 use flowlogd_tests::netns;
 
-const HELP: &str = "Usage: cargo xtask bench [--peers] [-- [--quick] [packet] [drain] [flood] [drops]]\n\
-                    Measures these four unless some are named. --quick: fewer rounds and flows, half a \
+const HELP: &str = "Usage: cargo xtask bench [--peers] [-- [--quick] [packet] [drain] [journal] [flood] [drops]]\n\
+                    Measures these five unless some are named. --quick: fewer rounds and flows, half a \
                     minute.\n\
                     --peers: measures flowlogd, softflowd and pmacctd under the same flood, two minutes; the others \
                     only if named.";
@@ -41,7 +42,7 @@ fn settings() -> Result<Option<Settings>> {
             "--quick" => settings.quick = true,
             "-h" | "--help" => return Ok(None),
             "--peers" => settings.only.push("peers".to_owned()),
-            "packet" | "drain" | "flood" | "drops" => settings.only.push(argument),
+            "packet" | "drain" | "journal" | "flood" | "drops" => settings.only.push(argument),
             _ => bail!("unknown argument '{argument}'\n{HELP}"),
         }
     }
@@ -102,9 +103,10 @@ fn run() -> Result<()> {
     println!("{machine_line}\n");
     let mut text = format!("# {machine_line}\n");
     type Part = fn(&Settings) -> Result<report::Table>;
-    let parts: [(&str, Part); 5] = [
+    let parts: [(&str, Part); 6] = [
         ("packet", packet::run),
         ("drain", drain::run),
+        ("journal", journal::run),
         ("flood", flood::run),
         ("drops", drops::run),
         ("peers", peers::run),
@@ -117,7 +119,7 @@ fn run() -> Result<()> {
         }
         // A thread of its own, so that only what it measures is bound to one CPU.
         let work = || {
-            if name == "packet" || name == "drain" {
+            if ["packet", "drain", "journal"].contains(&name) {
                 machine::pin()?;
             }
             part(&settings)
