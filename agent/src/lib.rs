@@ -8,6 +8,7 @@ pub mod cli;
 mod assemble;
 mod daemon;
 mod doctor;
+mod durable;
 mod encode;
 mod exclude;
 mod identity;

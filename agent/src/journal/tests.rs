@@ -1,6 +1,7 @@
 use super::format::{HEAD_BYTES, VERSION};
 use super::scan::{Cause, Damage};
 use super::*;
+use crate::record::Status;
 use crate::capture::flow::{Direction, Flow, FlowKey, InterfaceTotals, Total, Verdict};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -10,6 +11,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 const START: i64 = 1_795_517_880;
 const WINDOW: (i64, i64) = (START, START + 59);
+const NUMBER: u64 = 0x0102_0304_0506_0708;
 const NO_LIMIT: u64 = u64::MAX;
 
 fn flow(number: u32) -> Flow {
@@ -23,7 +25,7 @@ fn flow(number: u32) -> Flow {
         src_port: 40_000,
         dst_port: 443,
     };
-    Flow { key, packets: 11, bytes: 4_242, first: START + 5, last: START + 42, tcp_flags: 19 }
+    Flow { key, packets: 11, bytes: 4_242, first: START + 5, last: START + 42, tcp_flags: 19, reason: 0 }
 }
 
 fn frame(epoch: u32, flows: u32) -> Frame {
@@ -35,9 +37,14 @@ fn frame(epoch: u32, flows: u32) -> Frame {
         non_ip: Total::default(),
         unparsable: [Total::default(); 3],
         skipped: total,
+        drops_skipped: Total::default(),
     };
-    let drained = Drained { batches: vec![(0..flows).map(flow).collect(), vec![]], totals: vec![totals] };
+    let drained = Drained { batches: vec![(0..flows).map(flow).collect(), vec![]], totals: vec![totals], drops: Vec::new() };
     Frame { generation: 7, epoch, drained }
+}
+
+fn closing(end: i64) -> Closing {
+    Closing { end, statuses: vec![(3, Status::NoData)] }
 }
 
 fn frames(recovered: &Recovered) -> Vec<Frame> {
@@ -51,7 +58,7 @@ fn open(directory: &Path) -> (Journal, Recovery) {
 /// One window with these frames, and its file.
 fn written(directory: &Path, frames: &[Frame]) -> PathBuf {
     let (mut journal, _) = open(directory);
-    journal.begin(WINDOW);
+    journal.begin(WINDOW, NUMBER);
     for frame in frames {
         journal.append(frame).unwrap();
     }
@@ -93,15 +100,15 @@ fn windows_come_back_until_they_are_forgotten() {
     assert!(recovery.windows.is_empty() && recovery.left_alone.is_empty());
     assert!(matches!(journal.append(&frame(1, 1)), Err(JournalError::NoWindow(_))));
 
-    journal.begin(WINDOW);
+    journal.begin(WINDOW, NUMBER);
     assert_eq!(names(&directory), [""; 0]);
-    assert_eq!(journal.close(START + 59).unwrap(), None);
-    journal.begin(WINDOW);
+    assert_eq!(journal.close(closing(START + 59)).unwrap(), None);
+    journal.begin(WINDOW, NUMBER);
     journal.append(&frame(1, 1)).unwrap();
     journal.append(&frame(2, 300)).unwrap();
-    let first = journal.close(START + 30).unwrap().unwrap();
+    let first = journal.close(closing(START + 30)).unwrap().unwrap();
     // The clock was set back: the same window again. It stays open.
-    journal.begin(WINDOW);
+    journal.begin(WINDOW, NUMBER);
     journal.append(&frame(3, 0)).unwrap();
     assert_eq!(names(&directory), [format!("{START}-0.journal"), format!("{START}-1.journal")]);
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -110,7 +117,7 @@ fn windows_come_back_until_they_are_forgotten() {
     drop(journal);
 
     let (mut journal, recovery) = open(&directory);
-    let got: Vec<_> = recovery.windows.iter().map(|w| (w.window, w.closed_end, frames(w))).collect();
+    let got: Vec<_> = recovery.windows.iter().map(|w| (w.window, w.closed.clone().map(|closing| closing.end), frames(w))).collect();
     let want = [(WINDOW, Some(START + 30), vec![frame(1, 1), frame(2, 300)]), (WINDOW, None, vec![frame(3, 0)])];
     assert_eq!(got, want);
     journal.forget(first).unwrap();
@@ -136,7 +143,7 @@ fn full_is_the_sum_of_all_files() {
         assert_eq!(Journal::open(root.path(), limit).unwrap().0.is_full(), is_full);
     }
     let (mut journal, recovery) = Journal::open(root.path(), bytes).unwrap();
-    journal.begin((START + 60, START + 119));
+    journal.begin((START + 60, START + 119), NUMBER);
     journal.append(&frame(2, 0)).unwrap();
     assert!(journal.is_full());
     journal.forget(recovery.windows[0].id).unwrap();
@@ -237,7 +244,7 @@ fn what_is_not_ours_is_left_alone() {
     assert_eq!(recovery.windows.len(), 1);
     // Windows of the same starts get other names.
     for start in [1, 8] {
-        journal.begin((start, start + 59));
+        journal.begin((start, start + 59), NUMBER);
         journal.append(&frame(1, 1)).unwrap();
         assert_eq!(journal.current(), Some(WindowId { start, counter: 1 }));
     }
@@ -258,7 +265,7 @@ fn a_sound_entry_of_an_unknown_kind_is_an_error_and_no_end() {
     fs::write(&path, &bytes).unwrap();
     let (_, recovery) = open(root.path());
     let window = &recovery.windows[0];
-    assert_eq!((window.closed_end, &window.damage), (None, &None));
+    assert_eq!((&window.closed, &window.damage), (&None, &None));
     let got: Vec<bool> = window.frames().unwrap().map(|frame| frame.is_ok()).collect();
     assert_eq!(got, [true, false, false, false]);
 }
@@ -276,7 +283,7 @@ fn a_full_disk_is_an_error_and_loses_nothing() {
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
         mount(Some("tmpfs"), root.path(), Some("tmpfs"), MsFlags::empty(), Some("size=64k")).unwrap();
         let (mut journal, _) = open(root.path());
-        journal.begin(WINDOW);
+        journal.begin(WINDOW, NUMBER);
         let mut epochs = 0;
         let error = loop {
             match journal.append(&frame(epochs, 500)) {
