@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::capture::interfaces::{self, Interface, Watch};
-use crate::capture::{Capture, Hook, Sizes};
+use crate::capture::{self, Capture, Hook, PinError, Pins, Sizes};
 use crate::cli::Failure;
 use crate::doctor;
 use crate::pipeline::{Pipeline, Summary};
@@ -15,14 +15,17 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How often tables are looked at for an early drain, and the longest wait for a signal.
 const TICK: Duration = Duration::from_millis(50);
+
+/// How often the programs are looked for on their interfaces.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Where records go.
 #[derive(Clone, Debug)]
@@ -45,6 +48,8 @@ pub(crate) struct Settings {
     pub(crate) subnet_cidrs: Vec<IpNet>,
     pub(crate) log_excluded: Vec<String>,
     pub(crate) state_directory: PathBuf,
+    /// `None`: the usual one, if it can be used.
+    pub(crate) bpf_directory: Option<PathBuf>,
     pub(crate) flow_table_slots: Option<u32>,
     pub(crate) overflow_slots: Option<u32>,
     pub(crate) hold_drain: bool,
@@ -58,6 +63,7 @@ pub(crate) struct Plan {
     pipeline: Pipeline,
     machine_id: String,
     lock: Flock<File>,
+    pins: Option<Pins>,
 }
 
 /// Checks the settings against this host and its privileges.
@@ -74,9 +80,28 @@ pub(crate) fn plan(settings: Settings) -> Result<Plan, Failure> {
     // Before the destination is opened: opening it removes what a crashed run left half-written, and that must not be
     // what a running agent is writing.
     let lock = lock(&settings.state_directory)?;
+    let pins = pins(settings.bpf_directory.as_deref())?;
     let machine_id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned();
     let pipeline = crate::assemble::pipeline(&settings, &machine_id)?;
-    Ok(Plan { settings, pipeline, machine_id, lock })
+    Ok(Plan { settings, pipeline, machine_id, lock, pins })
+}
+
+/// Where the kernel side is to outlive us. Without such a place the agent works as well, until it is killed.
+fn pins(directory: Option<&Path>) -> Result<Option<Pins>, Failure> {
+    let path = directory.unwrap_or(Path::new(capture::DEFAULT_DIRECTORY));
+    match Pins::open(path) {
+        Ok(pins) => Ok(Some(pins)),
+        Err(error @ PinError::InUse) if directory.is_some() => {
+            Err(Failure::Run(format!("--bpf-directory '{}': {error}", path.display())))
+        }
+        Err(error) if directory.is_some() => {
+            Err(Failure::Usage(format!("invalid value '{}' for '--bpf-directory': {error}", path.display())))
+        }
+        Err(error) => {
+            tracing::warn!("cannot pin below {}: {error}; counters will not survive a restart", path.display());
+            Ok(None)
+        }
+    }
 }
 
 /// CPUs that may ever come up: per-CPU tables need a part for each.
@@ -101,7 +126,7 @@ fn sizes(settings: &Settings) -> Sizes {
 }
 
 /// Two agents on one state directory would each write half of a host's records under one name.
-fn lock(directory: &PathBuf) -> Result<Flock<File>, Failure> {
+pub(crate) fn lock(directory: &Path) -> Result<Flock<File>, Failure> {
     let said =
         |error: &dyn std::fmt::Display| Failure::Run(format!("--state-directory '{}': {error}", directory.display()));
     std::fs::create_dir_all(directory).map_err(|e| said(&e))?;
@@ -116,7 +141,7 @@ fn now() -> i64 {
 
 /// Runs until SIGINT or SIGTERM.
 pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
-    let Plan { settings, pipeline, machine_id, lock: _lock } = plan;
+    let Plan { settings, pipeline, machine_id, lock: _lock, pins } = plan;
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGINT);
     mask.add(Signal::SIGTERM);
@@ -126,7 +151,10 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
         SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(io("signalfd"))?;
     let watch = Watch::new().map_err(io("watch interfaces"))?;
     let sizes = sizes(&settings);
-    let mut capture = Capture::open(sizes)?;
+    let mut capture = match pins {
+        Some(pins) => Capture::open_pinned(sizes, pins)?,
+        None => Capture::open(sizes)?,
+    };
     if let Some(hook) = settings.hook {
         capture.attach_by(hook);
     }
@@ -141,8 +169,11 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
         // The first window begins when we do.
         window: (start.max(now()), last),
         sums: Sums::default(),
+        gaps: BTreeSet::new(),
+        looked: Instant::now(),
     };
     daemon.sync()?;
+    daemon.adopt()?;
     daemon.say_ready(&sizes);
     let mut stop = false;
     while !stop {
@@ -155,8 +186,12 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
         if watch.changed() {
             daemon.sync()?;
         }
+        if daemon.looked.elapsed() >= LOOK {
+            daemon.look();
+        }
         daemon.tick(stop)?;
     }
+    daemon.capture.close();
     daemon.say_stopped();
     Ok(())
 }
@@ -181,6 +216,10 @@ struct Daemon {
     /// First and last second.
     window: (i64, i64),
     sums: Sums,
+    /// Interfaces that were not counted for a while in this window.
+    gaps: BTreeSet<u32>,
+    /// When the programs were looked for last.
+    looked: Instant,
 }
 
 impl Daemon {
@@ -218,6 +257,40 @@ impl Daemon {
         Ok(())
     }
 
+    /// Takes over what a former agent left counting. It is freed when the window it goes into has been written.
+    fn adopt(&mut self) -> Result<(), Failure> {
+        for old in self.capture.adopt(|_, _| false)? {
+            let packets: u64 = old.drained.totals.iter().map(|totals| totals.seen.packets).sum();
+            tracing::info!(generation = %old.generation, epoch = old.epoch, packets, "took over a former agent's counters");
+            for (index, name) in old.interfaces {
+                // Gone, or under another index by now: its last packets are still to be logged.
+                if !self.tracked.contains_key(&index) {
+                    let id = self.settings.interface_ids.get(&name).cloned();
+                    let id = id.unwrap_or_else(|| crate::identity::interface_id(&self.machine_id, &name));
+                    self.tracked.insert(index, id);
+                    self.left.push(index);
+                }
+            }
+            self.pipeline.absorb(old.drained);
+        }
+        Ok(())
+    }
+
+    /// Puts programs back that somebody else has removed.
+    fn look(&mut self) {
+        self.looked = Instant::now();
+        let changes = self.capture.mend();
+        for interface in &changes.rehooked {
+            // Each once in a window.
+            if self.gaps.insert(interface.index) {
+                tracing::warn!(interface = %interface.name, "somebody took our programs off; hooked again, packets were missed");
+            }
+        }
+        for (interface, error) in &changes.failed {
+            tracing::error!(interface = %interface.name, %error, "cannot hook again");
+        }
+    }
+
     /// Drains when it is time to, closes the window when it has ended.
     fn tick(&mut self, stop: bool) -> Result<(), Failure> {
         let now = now();
@@ -226,7 +299,12 @@ impl Daemon {
         let ended = now > last || now < start;
         if stop || ended {
             self.drain()?;
-            self.close(start, if ended { last } else { now }, stop)?;
+            let closed = self.close(start, if ended { last } else { now }, stop);
+            if closed.is_err() {
+                // Everything was drained: nothing is worth counting on for.
+                self.capture.close();
+            }
+            closed?;
             let (next, next_last) = window_at(now, self.settings.interval);
             // Windows never overlap, unless the clock itself goes back.
             self.window = (if now < start { now } else { next.max(start) }, next_last);
@@ -245,7 +323,10 @@ impl Daemon {
     }
 
     fn close(&mut self, start: i64, last: i64, stop: bool) -> Result<(), Failure> {
-        let summary = self.pipeline.close(start, last, &self.tracked);
+        let summary = self.pipeline.close(start, last, &self.tracked, &std::mem::take(&mut self.gaps));
+        if summary.waiting == 0 {
+            self.capture.release_old();
+        }
         for index in self.left.drain(..) {
             self.tracked.remove(&index);
         }

@@ -68,16 +68,22 @@ impl Pipeline {
         self.windows.absorb(drained);
     }
 
-    /// `tracked` is ifindex to interface-id. `end` is inclusive. When the sink fails the window waits in memory and is
+    /// `tracked` is ifindex to interface-id, `gaps` are interfaces that were not counted for a while. `end` is inclusive. When the sink fails the window waits in memory and is
     /// published again, in order, with the next one; the summary says what waits and why.
-    pub(crate) fn close(&mut self, start: i64, end: i64, tracked: &BTreeMap<u32, String>) -> Summary {
+    pub(crate) fn close(
+        &mut self,
+        start: i64,
+        end: i64,
+        tracked: &BTreeMap<u32, String>,
+        gaps: &BTreeSet<u32>,
+    ) -> Summary {
         let mut closed = self.windows.close(start, end);
         let kept = exclude::split(std::mem::take(&mut closed.flows), &self.exclusions);
         closed.flows = kept.flows;
         let mut summary = summarize(&closed, kept.excluded_by);
 
         let interfaces: BTreeSet<u32> = tracked.keys().copied().collect();
-        let statuses = self.activity.judge(&closed, &interfaces);
+        let statuses = self.activity.judge(&closed, &interfaces, gaps);
         // After the statuses: AWS's NODATA speaks of the interface's traffic and not of the filter's.
         closed.flows.retain(|flow| self.traffic_type.admits(flow));
 
@@ -261,11 +267,11 @@ mod tests {
         std::fs::write(&year, "").unwrap();
         for (start, waiting) in [(0, 1), (60, 2)] {
             pipeline.absorb(drained(vec![flow(1, Verdict::Accept, "10.0.0.9")], 0));
-            let got = pipeline.close(start, start + 59, &tracked(&[1]));
+            let got = pipeline.close(start, start + 59, &tracked(&[1]), &BTreeSet::new());
             assert_eq!((got.records, got.waiting, got.error.is_some(), got.lost_records), (0, waiting, true, 0));
         }
         std::fs::remove_file(&year).unwrap();
-        let got = pipeline.close(120, 179, &tracked(&[1]));
+        let got = pipeline.close(120, 179, &tracked(&[1]), &BTreeSet::new());
         assert_eq!((got.records, got.waiting, got.error.is_none()), (3, 0, true));
         assert_eq!(
             lines(root.path()),
@@ -281,7 +287,7 @@ mod tests {
     fn windows_become_lines() {
         let root = tempfile::tempdir().unwrap();
         let mut pipeline = pipeline(root.path(), TrafficType::All);
-        assert_eq!(figures(&pipeline.close(0, 59, &tracked(&[1, 2]))), figures(&Summary::default()));
+        assert_eq!(figures(&pipeline.close(0, 59, &tracked(&[1, 2]), &BTreeSet::new())), figures(&Summary::default()));
         assert!(lines(root.path()).is_empty());
 
         let flows = vec![
@@ -302,13 +308,13 @@ mod tests {
             excluded_by,
             ..Summary::default()
         };
-        assert_eq!(figures(&pipeline.close(0, 59, &tracked(&[1, 2]))), figures(&want));
+        assert_eq!(figures(&pipeline.close(0, 59, &tracked(&[1, 2]), &BTreeSet::new())), figures(&want));
 
         // 1 goes away after a last packet and is still known by its id; nothing of it follows.
         pipeline.absorb(drained(vec![flow(1, Verdict::Accept, "10.0.0.8")], 7));
-        let got = pipeline.close(60, 119, &tracked(&[2]));
+        let got = pipeline.close(60, 119, &tracked(&[2]), &BTreeSet::new());
         assert_eq!((got.records, got.skipped.packets, got.sum_error), (2, 7, (0, 0)));
-        assert_eq!(figures(&pipeline.close(120, 179, &tracked(&[2]))), figures(&Summary::default()));
+        assert_eq!(figures(&pipeline.close(120, 179, &tracked(&[2]), &BTreeSet::new())), figures(&Summary::default()));
 
         assert_eq!(
             lines(root.path()),
@@ -327,7 +333,7 @@ mod tests {
         let mut pipeline = pipeline(root.path(), TrafficType::All);
         for (dst, nodata) in [("169.254.169.253", 0), ("10.0.0.9", 0), ("169.254.169.253", 1)] {
             pipeline.absorb(drained(vec![flow(1, Verdict::Accept, dst)], 0));
-            assert_eq!(pipeline.close(0, 59, &tracked(&[1])).nodata, nodata);
+            assert_eq!(pipeline.close(0, 59, &tracked(&[1]), &BTreeSet::new()).nodata, nodata);
         }
     }
 
@@ -342,7 +348,7 @@ mod tests {
                 flow(1, Verdict::Accept, "10.0.0.8"),
             ];
             pipeline.absorb(drained(flows, 0));
-            let got = pipeline.close(0, 59, &tracked(&[1]));
+            let got = pipeline.close(0, 59, &tracked(&[1]), &BTreeSet::new());
             assert_eq!((got.records, got.flows, got.nodata, got.sum_error), (records, records, 0, (0, 0)));
         }
     }

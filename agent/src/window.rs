@@ -194,7 +194,13 @@ impl Activity {
     /// NODATA and SKIPDATA of one window, by ifindex. Traffic is what `closed.flows` holds, so excluded traffic alone
     /// is NODATA (AWS does not say; it is no traffic to a flow log). SKIPDATA stands beside the normal lines, for AWS
     /// writes one for many lost flows; NODATA never stands beside anything.
-    pub(crate) fn judge(&mut self, closed: &Closed, tracked: &BTreeSet<u32>) -> Vec<(u32, Status)> {
+    /// `gaps`: interfaces whose packets nobody counted for a while.
+    pub(crate) fn judge(
+        &mut self,
+        closed: &Closed,
+        tracked: &BTreeSet<u32>,
+        gaps: &BTreeSet<u32>,
+    ) -> Vec<(u32, Status)> {
         let mut active: BTreeSet<u32> = BTreeSet::new();
         let mut last = None;
         for flow in &closed.flows {
@@ -203,8 +209,9 @@ impl Activity {
                 active.insert(flow.key.ifindex);
             }
         }
-        let skipped: BTreeSet<u32> =
+        let mut skipped: BTreeSet<u32> =
             closed.totals.iter().filter(|totals| totals.skipped.packets > 0).map(|totals| totals.ifindex).collect();
+        skipped.extend(gaps);
         active.extend(&skipped);
 
         let mut statuses: Vec<_> = skipped.iter().map(|&ifindex| (ifindex, Status::SkipData)).collect();
@@ -401,7 +408,7 @@ mod tests {
                 flows.iter().map(|&ifindex| flow(ifindex, 1, 1, 0, 0, 0)).collect(),
                 skips.iter().map(|&ifindex| totals(ifindex, 9, 1)).collect(),
             );
-            assert_eq!(activity.judge(&window, &tracked.iter().copied().collect()), want, "row {at}");
+            assert_eq!(activity.judge(&window, &tracked.iter().copied().collect(), &BTreeSet::new()), want, "row {at}");
         }
     }
 }

@@ -110,3 +110,10 @@ pub struct Drained {
     pub batches: Vec<Vec<Flow>>,
     pub totals: Vec<InterfaceTotals>,
 }
+
+impl Drained {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.totals.is_empty() && self.batches.iter().all(Vec::is_empty)
+    }
+}
