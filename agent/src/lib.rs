@@ -12,7 +12,6 @@ mod durable;
 mod encode;
 mod exclude;
 mod identity;
-#[cfg_attr(not(test), expect(dead_code, reason = "no one but the benchmark uses all of it yet"))]
 mod journal;
 mod pipeline;
 mod record;

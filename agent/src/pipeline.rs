@@ -75,7 +75,18 @@ pub(crate) struct Summary {
 impl Pipeline {
     pub(crate) fn new(exclusions: Settings, traffic_type: TrafficType, identity: Identity, sink: Sink) -> Self {
         let (windows, verdicts, activity, interface_ids, strangers, waiting) = Default::default();
-        Self { windows, verdicts, activity, exclusions, traffic_type, identity, interface_ids, sink, strangers, waiting }
+        Self {
+            windows,
+            verdicts,
+            activity,
+            exclusions,
+            traffic_type,
+            identity,
+            interface_ids,
+            sink,
+            strangers,
+            waiting,
+        }
     }
 
     pub(crate) fn absorb(&mut self, drained: Drained) {
@@ -87,8 +98,15 @@ impl Pipeline {
         self.verdicts.waiting()
     }
 
-    /// Ends the window. `tracked` is ifindex to interface-id. `end` is inclusive. Nothing is published yet.
-    pub(crate) fn close(&mut self, start: i64, end: i64, tracked: &BTreeMap<u32, String>) -> Pending {
+    /// Ends the window. `tracked` is ifindex to interface-id, `gaps` are interfaces that were not counted for a while.
+    /// `end` is inclusive. Nothing is published yet.
+    pub(crate) fn close(
+        &mut self,
+        start: i64,
+        end: i64,
+        tracked: &BTreeMap<u32, String>,
+        gaps: &BTreeSet<u32>,
+    ) -> Pending {
         let mut closed = self.windows.close(start, end);
         let strangers = std::mem::take(&mut self.strangers);
         let mut drops = std::mem::take(&mut closed.drops);
@@ -101,7 +119,7 @@ impl Pipeline {
         let mut summary = summarize(&closed, kept.excluded_by, verdicts);
 
         let interfaces: BTreeSet<u32> = tracked.keys().copied().collect();
-        let statuses = self.activity.judge(&closed, &interfaces);
+        let statuses = self.activity.judge(&closed, &interfaces, gaps);
         // After the statuses: AWS's NODATA speaks of the interface's traffic and not of the filter's.
         closed.flows.retain(|flow| self.traffic_type.admits(flow));
 
@@ -127,7 +145,7 @@ impl Pipeline {
         let (activity, interface_ids) = (std::mem::take(&mut self.activity), std::mem::take(&mut self.interface_ids));
         let strangers = std::mem::take(&mut self.strangers);
         drains.for_each(|drained| self.absorb(drained));
-        let mut pending = self.close(start, end, names);
+        let mut pending = self.close(start, end, names, &BTreeSet::new());
         if let Some(statuses) = statuses {
             pending.statuses = statuses;
         }
@@ -212,6 +230,12 @@ pub(crate) struct Pending {
     /// Where it is kept until it is out.
     pub(crate) file: Option<WindowId>,
     summary: Summary,
+}
+
+impl Pending {
+    pub(crate) fn start(&self) -> i64 {
+        self.closed.start
+    }
 }
 
 impl Summary {
@@ -313,7 +337,7 @@ mod tests {
     }
 
     fn close(pipeline: &mut Pipeline, start: i64, end: i64, tracked: &BTreeMap<u32, String>) -> Summary {
-        let mut pending = pipeline.close(start, end, tracked);
+        let mut pending = pipeline.close(start, end, tracked, &BTreeSet::new());
         pending.number = start.cast_unsigned();
         pipeline.publish(pending)
     }

@@ -5,6 +5,7 @@
 //! python3 (what Rust has no safe interface for: tun, raw frames, bpf queries).
 
 pub mod agent;
+pub mod bpffs;
 pub mod foreign;
 pub mod netns;
 pub mod nft;

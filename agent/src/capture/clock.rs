@@ -23,6 +23,11 @@ impl Ticks {
         Self { tick, shift }
     }
 
+    /// How far a 24-bit time stamp reaches back.
+    pub(crate) fn range(self) -> Duration {
+        self.tick * (1 << self.shift) * (TIME_MASK as u32 + 1)
+    }
+
     /// The running kernel's: the coarse clock's resolution is one tick (kernel/time/posix-timers.c).
     pub(crate) fn of_kernel() -> nix::Result<Self> {
         nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).map(|tick| Self::new(tick.into()))

@@ -28,8 +28,8 @@ use nix::libc;
 use serde::{Deserialize, Serialize};
 
 use crate::capture::flow::Drained;
-use format::{Entry, FILE_HEADER_BYTES};
 pub(crate) use format::Closing;
+use format::{Entry, FILE_HEADER_BYTES};
 pub(crate) use recover::{Recovered, Recovery};
 use tail::Tail;
 

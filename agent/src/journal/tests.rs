@@ -1,8 +1,8 @@
 use super::format::{HEAD_BYTES, VERSION};
 use super::scan::{Cause, Damage};
 use super::*;
+use crate::capture::flow::{Direction, Dropped, Flow, FlowKey, InterfaceTotals, Total, Verdict};
 use crate::record::Status;
-use crate::capture::flow::{Direction, Flow, FlowKey, InterfaceTotals, Total, Verdict};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use proptest::prelude::*;
@@ -39,7 +39,8 @@ fn frame(epoch: u32, flows: u32) -> Frame {
         skipped: total,
         drops_skipped: Total::default(),
     };
-    let drained = Drained { batches: vec![(0..flows).map(flow).collect(), vec![]], totals: vec![totals], drops: Vec::new() };
+    let drained =
+        Drained { batches: vec![(0..flows).map(flow).collect(), vec![]], totals: vec![totals], drops: Vec::new() };
     Frame { generation: 7, epoch, drained }
 }
 
@@ -79,15 +80,15 @@ fn the_format_of_this_version() {
     let path = written(root.path(), &[frame(3, 1)]);
     let hex: String = fs::read(path).unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
     let want = [
-        // File header: magic, version, window, CRC.
-        "666c6f776c6f674a 01000000 b86d056b00000000 f36d056b00000000 6e294775",
+        // File header: magic, version, window, number, CRC.
+        "666c6f776c6f674a 01000000 b86d056b00000000 f36d056b00000000 0807060504030201 8876e719",
         // Head: length, CRC, check.
-        "32000000 787892d3 3e7e73f0",
+        "36000000 8ce75fd9 0c0b8250",
         // A drain of generation 7, epoch 3, two batches, one flow in the first.
         "00 07 03 02 01",
-        "00 0a000001 c6336400 409c bb01 02 01 00 06 13 0b 9221 fab6abb00d 25",
-        // None in the second, one interface.
-        "00 01 02 01 0b9221 0000 0000 0000 0000 0b9221",
+        "00 0a000001 c6336400 409c bb01 02 01 00 06 13 00 0b 9221 fab6abb00d 25",
+        // None in the second, one interface, no drops.
+        "00 01 02 01 0b9221 0000 0000 0000 0000 0b9221 0000 00",
     ];
     assert_eq!((VERSION, hex), (1, want.concat().replace(' ', "")));
 }
@@ -117,7 +118,8 @@ fn windows_come_back_until_they_are_forgotten() {
     drop(journal);
 
     let (mut journal, recovery) = open(&directory);
-    let got: Vec<_> = recovery.windows.iter().map(|w| (w.window, w.closed.clone().map(|closing| closing.end), frames(w))).collect();
+    let got: Vec<_> =
+        recovery.windows.iter().map(|w| (w.window, w.closed.clone().map(|closing| closing.end), frames(w))).collect();
     let want = [(WINDOW, Some(START + 30), vec![frame(1, 1), frame(2, 300)]), (WINDOW, None, vec![frame(3, 0)])];
     assert_eq!(got, want);
     journal.forget(first).unwrap();
@@ -310,21 +312,23 @@ fn a_full_disk_is_an_error_and_loses_nothing() {
 
 fn any_flow() -> impl Strategy<Value = Flow> {
     let key = (any::<u32>(), any::<bool>(), any::<bool>(), any::<u8>(), any::<[IpAddr; 2]>(), any::<[u16; 2]>());
-    let values = (any::<u64>(), any::<u64>(), any::<i64>(), any::<i64>(), any::<u8>());
-    (key, values).prop_map(|(key, (packets, bytes, first, last, tcp_flags))| {
+    let values = (any::<u64>(), any::<u64>(), any::<i64>(), any::<i64>(), any::<u8>(), any::<u16>());
+    (key, values).prop_map(|(key, (packets, bytes, first, last, tcp_flags, reason))| {
         let (ifindex, egress, reject, protocol, [src, dst], [src_port, dst_port]) = key;
         let direction = if egress { Direction::Egress } else { Direction::Ingress };
         let verdict = if reject { Verdict::Reject } else { Verdict::Accept };
         let key = FlowKey { ifindex, direction, verdict, protocol, src, dst, src_port, dst_port };
-        Flow { key, packets, bytes, first, last, tcp_flags }
+        Flow { key, packets, bytes, first, last, tcp_flags, reason }
     })
 }
 
 fn any_frame() -> impl Strategy<Value = Frame> {
     let batches = prop::collection::vec(prop::collection::vec(any_flow(), 0..4), 0..3);
-    (any::<u64>(), any::<u32>(), batches, any::<u64>()).prop_map(|(generation, epoch, batches, seen)| {
+    let drops = prop::collection::vec((any_flow(), any::<bool>()), 0..3);
+    (any::<u64>(), any::<u32>(), batches, any::<u64>(), drops).prop_map(|(generation, epoch, batches, seen, drops)| {
+        let drops = drops.into_iter().map(|(flow, counted)| Dropped { flow, counted }).collect();
         let totals = InterfaceTotals { seen: Total { packets: seen, bytes: !seen }, ..frame(0, 0).drained.totals[0] };
-        Frame { generation, epoch, drained: Drained { batches, totals: vec![totals] } }
+        Frame { generation, epoch, drained: Drained { batches, totals: vec![totals], drops } }
     })
 }
 
@@ -390,7 +394,7 @@ proptest! {
         accidents in prop::collection::vec(any_accident(), 0..4),
     ) {
         let root = tempfile::tempdir().unwrap();
-        let mut bytes = format::file_header(WINDOW).to_vec();
+        let mut bytes = format::file_header(WINDOW, NUMBER).to_vec();
         let crc = format::read_file_header(&bytes).unwrap().crc;
         let mut sizes = Vec::new();
         for frame in &written {
@@ -429,7 +433,7 @@ proptest! {
         closed in any::<bool>(),
     ) {
         let root = tempfile::tempdir().unwrap();
-        let mut bytes = format::file_header(WINDOW).to_vec();
+        let mut bytes = format::file_header(WINDOW, NUMBER).to_vec();
         let crc = format::read_file_header(&bytes).unwrap().crc;
         if raw {
             bytes.extend(payload);

@@ -59,12 +59,7 @@ impl DirectorySink {
         remove_leftovers(&base, &stem)?;
         let probe = base.join(format!("{stem}probe.tmp"));
         File::create(&probe).and_then(|_| fs::remove_file(&probe)).map_err(SinkError::at("write to", &base))?;
-        Ok(Self {
-            root,
-            identity: identity.clone(),
-            flow_log_id: flow_log_id.to_owned(),
-            part_bytes: PART_BYTES,
-        })
+        Ok(Self { root, identity: identity.clone(), flow_log_id: flow_log_id.to_owned(), part_bytes: PART_BYTES })
     }
 
     pub(crate) fn publish(&mut self, batch: &Batch) -> Result<u64, SinkError> {
