@@ -98,6 +98,35 @@ fn killed_under_traffic_by_clsact() -> Result<()> {
     killed_under_traffic("clsact")
 }
 
+/// Kills agents while they take over: some have updated none of the links yet, some have only one.
+#[test]
+fn killed_while_taking_over() -> Result<()> {
+    let pair = Pair::new()?;
+    let (pins, logs) = (BpfFs::new()?, TempDir::new()?);
+    let ledger = Ledger::received(&pair.b, &["b0"])?;
+    let sink = Sink::new(&pair.b, Pair::B4, 9000)?;
+    let options = Options::on(&["a0"]).interval(600).into(logs.path()).pins_in(&pins).args("--flow-table-slots 64");
+    let first = Agent::start(&pair.a, &options)?;
+    let last = under_traffic(&pair, &sink, || {
+        first.kill()?;
+        for milliseconds in (0..).step_by(10) {
+            let agent = Agent::spawn(&pair.a, &options)?;
+            thread::sleep(Duration::from_millis(milliseconds));
+            let was_ready = agent.said().iter().any(|line| line.starts_with("flowlogd ready:"));
+            agent.kill()?;
+            if was_ready {
+                break;
+            }
+        }
+        Agent::start(&pair.a, &options)
+    })?;
+    let stopped = last.stop()?;
+    stopped.expect_nothing_lost()?;
+    expect_equal(&ledger.flows()?, &udp(&stopped.records))?;
+    ensure!(pins.contents()?.is_empty(), "left behind: {:?}", pins.contents()?);
+    Ok(())
+}
+
 /// Each agent hangs its programs on another hook than the one before.
 #[test]
 fn another_hook() -> Result<()> {

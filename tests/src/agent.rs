@@ -173,6 +173,24 @@ impl Stopped {
 impl Agent {
     /// Starts the agent and waits until it says that it is ready.
     pub fn start(ns: &Netns, options: &Options) -> Result<Self> {
+        let mut agent = Self::spawn(ns, options)?;
+        wait_for("`flowlogd ready:` line", READY_LIMIT, || {
+            let exited = agent.child.try_wait()?;
+            let lines = snapshot(&agent.stderr.0);
+            if lines.iter().any(|line| line.starts_with("flowlogd ready:")) {
+                return Ok(Some(()));
+            }
+            if let Some(status) = exited {
+                bail!("agent exited with {status} before it was ready: {lines:?}");
+            }
+            Ok(None)
+        })
+        .map_err(|error| anyhow!("{error}; stderr: {:?}", snapshot(&agent.stderr.0)))?;
+        Ok(agent)
+    }
+
+    /// Starts the agent.
+    pub fn spawn(ns: &Netns, options: &Options) -> Result<Self> {
         let (temporary, state) = (TempDir::new()?, TempDir::new()?);
         let logs = options.into.clone().unwrap_or_else(|| temporary.path().to_owned());
         // The kernel ends the agent when a killed test run can no longer.
@@ -213,20 +231,7 @@ impl Agent {
         let stdout = collect(child.stdout.take().context("stdout")?);
         let stderr = collect(child.stderr.take().context("stderr")?);
         let destination = options.destination;
-        let mut agent = Self { child, stdout, stderr, logs, state, destination, _temporary: temporary, _pins: own };
-        wait_for("`flowlogd ready:` line", READY_LIMIT, || {
-            let exited = agent.child.try_wait()?;
-            let lines = snapshot(&agent.stderr.0);
-            if lines.iter().any(|line| line.starts_with("flowlogd ready:")) {
-                return Ok(Some(()));
-            }
-            if let Some(status) = exited {
-                bail!("agent exited with {status} before it was ready: {lines:?}");
-            }
-            Ok(None)
-        })
-        .map_err(|error| anyhow!("{error}; stderr: {:?}", snapshot(&agent.stderr.0)))?;
-        Ok(agent)
+        Ok(Self { child, stdout, stderr, logs, state, destination, _temporary: temporary, _pins: own })
     }
 
     pub fn pid(&self) -> u32 {
