@@ -88,7 +88,7 @@ impl Kernel {
         if [0, 4, 8, 16].iter().zip(&beside).any(|(distance, offset)| beside[0] + distance != *offset) {
             return Err(Unavailable::Other(format!("unknown layout of sk_buff: tail, end, head, data at {beside:?}")));
         }
-        let namespace = fs::metadata("/proc/self/ns/net").map_err(|e| Unavailable::Other(e.to_string()))?.ino();
+        let namespace = fs::metadata("/proc/thread-self/ns/net").map_err(|e| Unavailable::Other(e.to_string()))?.ino();
         Ok(Self { offsets, reasons, namespace: namespace as u32 })
     }
 
