@@ -290,7 +290,11 @@ mod tests {
     #[test]
     fn merges_by_key() {
         let mut windows = Windows::default();
-        windows.absorb(Drained { batches: vec![vec![flow(1, 1, 2, 5, 9, 2)], vec![]], totals: vec![totals(1, 2, 0)], drops: vec![] });
+        windows.absorb(Drained {
+            batches: vec![vec![flow(1, 1, 2, 5, 9, 2)], vec![]],
+            totals: vec![totals(1, 2, 0)],
+            drops: vec![],
+        });
         windows.absorb(Drained {
             batches: vec![vec![flow(1, 2, 1, 6, 6, 0), flow(1, 1, 3, 3, 20, 1), flow(2, 1, 1, 7, 7, 4)]],
             totals: vec![totals(1, 5, 1), totals(2, 1, 0)],
@@ -301,7 +305,10 @@ mod tests {
         let flows = vec![flow(1, 1, 5, 3, 20, 3), flow(1, 2, 1, 6, 6, 0), flow(2, 1, 1, 7, 7, 4)];
         assert_eq!(got, closed(flows, vec![totals(1, 7, 1), totals(2, 1, 0)]));
         assert_eq!(sum_error(&got, total(0), total(0)), (0, 0));
-        assert_eq!(windows.close(60, 119), Closed { start: 60, end: 119, flows: vec![], totals: vec![], drops: vec![] });
+        assert_eq!(
+            windows.close(60, 119),
+            Closed { start: 60, end: 119, flows: vec![], totals: vec![], drops: vec![] }
+        );
     }
 
     /// Ports of each batch, and packets by port after the merge.
@@ -379,7 +386,11 @@ mod tests {
             (110, 120, 99, (100, 100)),
         ] {
             let mut windows = Windows::default();
-            windows.absorb(Drained { batches: vec![vec![flow(1, 1, 1, first, last, 0)]], totals: vec![], drops: vec![] });
+            windows.absorb(Drained {
+                batches: vec![vec![flow(1, 1, 1, first, last, 0)]],
+                totals: vec![],
+                drops: vec![],
+            });
             let got = windows.close(100, end).flows[0];
             assert_eq!((got.first, got.last), want, "{first} {last} {end}");
         }

@@ -7,6 +7,7 @@ mod clsact;
 mod coexistence;
 mod conservation;
 mod detach;
+mod drop_takeover;
 mod exclusions;
 mod hotplug;
 mod idle;

@@ -76,8 +76,9 @@ fn killed_under_traffic(hook: &str) -> Result<()> {
     let stopped = last.stop()?;
     stopped.expect_nothing_lost()?;
     expect_equal(&ledger.flows()?, &udp(&stopped.records))?;
-    let took_over = stopped.stderr.iter().filter(|line| line.contains("took over")).count();
-    ensure!(took_over == 3, "{took_over} of 3 generations: {:?}", stopped.stderr);
+    // The kernel's counters were the third's; what the others had counted is in the journal of the window.
+    let said = |what: &str| stopped.stderr.iter().filter(|line| line.contains(what)).count();
+    ensure!(said("took over") == 1 && said("going on with") == 1, "{:?}", stopped.stderr);
     ensure!(programs(&pair.a, hook)? == [0, 0], "still attached");
     ensure!(pins.contents()?.is_empty(), "left behind: {:?}", pins.contents()?);
     ensure!(pair.a.sh("tc qdisc show dev a0")? == before, "not the qdiscs that were there");
@@ -96,6 +97,35 @@ fn killed_under_traffic_by_tcx() -> Result<()> {
 #[test]
 fn killed_under_traffic_by_clsact() -> Result<()> {
     killed_under_traffic("clsact")
+}
+
+/// Kills agents while they take over: some have updated none of the links yet, some have only one.
+#[test]
+fn killed_while_taking_over() -> Result<()> {
+    let pair = Pair::new()?;
+    let (pins, logs) = (BpfFs::new()?, TempDir::new()?);
+    let ledger = Ledger::received(&pair.b, &["b0"])?;
+    let sink = Sink::new(&pair.b, Pair::B4, 9000)?;
+    let options = Options::on(&["a0"]).interval(600).into(logs.path()).pins_in(&pins).args("--flow-table-slots 64");
+    let first = Agent::start(&pair.a, &options)?;
+    let last = under_traffic(&pair, &sink, || {
+        first.kill()?;
+        for milliseconds in (0..).step_by(10) {
+            let agent = Agent::spawn(&pair.a, &options)?;
+            thread::sleep(Duration::from_millis(milliseconds));
+            let was_ready = agent.said().iter().any(|line| line.starts_with("flowlogd ready:"));
+            agent.kill()?;
+            if was_ready {
+                break;
+            }
+        }
+        Agent::start(&pair.a, &options)
+    })?;
+    let stopped = last.stop()?;
+    stopped.expect_nothing_lost()?;
+    expect_equal(&ledger.flows()?, &udp(&stopped.records))?;
+    ensure!(pins.contents()?.is_empty(), "left behind: {:?}", pins.contents()?);
+    Ok(())
 }
 
 /// Each agent hangs its programs on another hook than the one before.

@@ -78,6 +78,8 @@ pub struct Options {
     pub env: Vec<(String, String)>,
     /// The directory to write to; else a temporary one.
     pub into: Option<PathBuf>,
+    /// The `--state-directory`; else a temporary one.
+    pub state: Option<PathBuf>,
     /// The `--bpf-directory`; else one on a file system of the agent's own.
     pub pins: Pins,
 }
@@ -102,6 +104,7 @@ impl Options {
             wrapper: Vec::new(),
             into: None,
             pins: Pins::Own,
+            state: None,
         }
     }
 
@@ -109,6 +112,7 @@ impl Options {
     #[must_use]
     pub fn pins_in(mut self, file_system: &BpfFs) -> Self {
         self.pins = Pins::In(file_system.directory());
+        self.state = Some(file_system.state().to_owned());
         self
     }
 
@@ -158,7 +162,8 @@ pub struct Agent {
     stdout: (Lines, JoinHandle<()>),
     stderr: (Lines, JoinHandle<()>),
     logs: PathBuf,
-    state: TempDir,
+    state: PathBuf,
+    _state: TempDir,
     destination: Destination,
     _temporary: TempDir,
     // Unmounted when the agent is gone.
@@ -193,7 +198,26 @@ impl Stopped {
 impl Agent {
     /// Starts the agent and waits until it says that it is ready.
     pub fn start(ns: &Netns, options: &Options) -> Result<Self> {
-        let (temporary, state) = (TempDir::new()?, TempDir::new()?);
+        let mut agent = Self::spawn(ns, options)?;
+        wait_for("`flowlogd ready:` line", READY_LIMIT, || {
+            let exited = agent.child.try_wait()?;
+            let lines = snapshot(&agent.stderr.0);
+            if lines.iter().any(|line| line.starts_with("flowlogd ready:")) {
+                return Ok(Some(()));
+            }
+            if let Some(status) = exited {
+                bail!("agent exited with {status} before it was ready: {lines:?}");
+            }
+            Ok(None)
+        })
+        .map_err(|error| anyhow!("{error}; stderr: {:?}", snapshot(&agent.stderr.0)))?;
+        Ok(agent)
+    }
+
+    /// Starts the agent.
+    pub fn spawn(ns: &Netns, options: &Options) -> Result<Self> {
+        let (temporary, own_state) = (TempDir::new()?, TempDir::new()?);
+        let state = options.state.clone().unwrap_or_else(|| own_state.path().to_owned());
         let logs = options.into.clone().unwrap_or_else(|| temporary.path().to_owned());
         // The kernel ends the agent when a killed test run can no longer.
         let wrapper: Vec<&str> =
@@ -225,7 +249,7 @@ impl Agent {
         };
         command
             .arg("--state-directory")
-            .arg(state.path())
+            .arg(&state)
             .args(["--max-aggregation-interval", &options.interval.to_string()])
             .args(&options.extra)
             .envs(options.env.iter().cloned())
@@ -235,20 +259,17 @@ impl Agent {
         let stdout = collect(child.stdout.take().context("stdout")?);
         let stderr = collect(child.stderr.take().context("stderr")?);
         let destination = options.destination;
-        let mut agent = Self { child, stdout, stderr, logs, state, destination, _temporary: temporary, _pins: own };
-        wait_for("`flowlogd ready:` line", READY_LIMIT, || {
-            let exited = agent.child.try_wait()?;
-            let lines = snapshot(&agent.stderr.0);
-            if lines.iter().any(|line| line.starts_with("flowlogd ready:")) {
-                return Ok(Some(()));
-            }
-            if let Some(status) = exited {
-                bail!("agent exited with {status} before it was ready: {lines:?}");
-            }
-            Ok(None)
+        Ok(Self {
+            child,
+            stdout,
+            stderr,
+            logs,
+            state,
+            _state: own_state,
+            destination,
+            _temporary: temporary,
+            _pins: own,
         })
-        .map_err(|error| anyhow!("{error}; stderr: {:?}", snapshot(&agent.stderr.0)))?;
-        Ok(agent)
     }
 
     pub fn pid(&self) -> u32 {
@@ -256,7 +277,7 @@ impl Agent {
     }
 
     pub fn state_directory(&self) -> &Path {
-        self.state.path()
+        &self.state
     }
 
     /// Waits for a line of its log that holds this.

@@ -1,4 +1,5 @@
-//! A bpf file system of a test's own: what agents pin in it goes with it, also when they were killed.
+//! A bpf file system and a state directory of a test's own: what agents pin and keep goes with them, also when they were
+//! killed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,6 +7,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
+use tempfile::TempDir;
 
 use crate::netns::run;
 
@@ -19,6 +21,7 @@ static REAPER: Once = Once::new();
 #[derive(Debug)]
 pub struct BpfFs {
     path: PathBuf,
+    state: TempDir,
 }
 
 impl BpfFs {
@@ -27,7 +30,7 @@ impl BpfFs {
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let path = Path::new(DIRECTORY).join(format!("{PREFIX}{}-{number}", std::process::id()));
         fs::create_dir(&path)?;
-        let file_system = Self { path };
+        let file_system = Self { path, state: TempDir::new()? };
         run(&["mount", "-t", "bpf", "bpf", file_system.mount()?])?;
         Ok(file_system)
     }
@@ -39,6 +42,11 @@ impl BpfFs {
     /// What to give an agent as `--bpf-directory`.
     pub fn directory(&self) -> PathBuf {
         self.path.join("flowlogd")
+    }
+
+    /// What to give it as `--state-directory`.
+    pub fn state(&self) -> &Path {
+        self.state.path()
     }
 
     /// Nobody can write any more.

@@ -205,7 +205,12 @@ pub(crate) fn remove_filters(interface: &Interface, side: Side, filters: &[clsac
     for filter in filters {
         drop(link_of(interface, side, filter)?);
     }
-    Ok(())
+    // Dropping says nothing of a failure.
+    let left = clsact::filters(interface.index, side.is_egress()).unwrap_or_default();
+    match filters.iter().find(|filter| left.contains(filter)) {
+        Some(_) => Err(Error::FilterStays(interface.name.clone())),
+        None => Ok(()),
+    }
 }
 
 fn attach_tcx(

@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn decodes_backwards_from_the_reading() {
         let ticks = Ticks::new(Duration::from_millis(4));
-        assert_eq!(ticks.shift, 3);
+        assert_eq!((ticks.shift, ticks.range().as_secs()), (3, (32 << 24) / 1000));
         let jiffies = (1u64 << 33) + 8 * 5;
         let reading = Reading::new(ticks, jiffies, UNIX_EPOCH + Duration::from_secs(1_000_000));
         let now = jiffies >> 3;

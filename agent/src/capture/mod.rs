@@ -54,6 +54,8 @@ pub enum Error {
     IngressQdisc(String),
     #[error("{0}: other TC filters hold the priorities 1 to 16; free one of them")]
     NoPriority(String),
+    #[error("{0}: a former agent's filter cannot be removed; CAP_NET_ADMIN is needed")]
+    FilterStays(String),
     #[error("list interfaces: {0}")]
     Interfaces(#[from] nix::errno::Errno),
 }
@@ -99,7 +101,11 @@ impl Capture {
     }
 
     fn load(sizes: Sizes, pins: Option<Pins>) -> Result<Self, Error> {
-        let loaded = load::load(sizes, pins.as_ref())?;
+        let loaded = load::load(sizes, pins.as_ref());
+        if let (Err(_), Some(pins)) = (&loaded, &pins) {
+            pins.remove(pins.generation());
+        }
+        let loaded = loaded?;
         let generation = pins.as_ref().map_or_else(Generation::new, Pins::generation);
         let (attached, adopted, departed) = Default::default();
         Ok(Self { loaded, attached, hook: None, pins, generation, adopted, departed })

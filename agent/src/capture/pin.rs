@@ -305,9 +305,9 @@ pub(crate) fn lock(root: &Path) -> Result<Option<Flock<File>>, PinError> {
     Ok(fs::metadata(root).is_ok_and(|now| inode(now) == opened).then_some(lock))
 }
 
-/// Our network namespace: `net:[4026531840]`.
+/// Our network namespace, as `drops` has it: `net:[4026531840]`.
 fn namespace() -> io::Result<PathBuf> {
-    fs::read_link("/proc/self/ns/net")
+    fs::read_link("/proc/thread-self/ns/net")
 }
 
 /// Makes a directory that only its owner may read: counters tell who talks to whom.

@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
 use agent_common::drop::REASONS;
 
 use super::attach::{self, Side};
+use super::clock::Reading;
 use super::flow::Drained;
 use super::load::Sizes;
 use super::pin::{self, Generation, Pinned, Pins};
@@ -75,11 +75,6 @@ fn remove_tree(directory: &Path) {
     let _ = fs::remove_dir(directory);
 }
 
-/// One thing that [`detach`] has removed.
-fn removed(what: std::fmt::Arguments<'_>) -> String {
-    format!("removed {what}")
-}
-
 /// Removes everything that an agent with this directory left behind; it must not run. One line for each.
 pub(crate) fn detach(root: &Path, mut say: impl FnMut(String)) -> Result<(), Error> {
     let all = interfaces::list()?;
@@ -92,7 +87,7 @@ pub(crate) fn detach(root: &Path, mut say: impl FnMut(String)) -> Result<(), Err
         attach::remove_filters(interface, side, &filters)?;
         for filter in filters {
             let priority = filter.priority;
-            say(removed(format_args!("the filter at {} of {}, priority {priority}", side.name(), interface.name)));
+            say(format!("removed the filter at {} of {}, priority {priority}", side.name(), interface.name));
         }
     }
     for version in pin::versions(root) {
@@ -112,15 +107,15 @@ pub(crate) fn detach(root: &Path, mut say: impl FnMut(String)) -> Result<(), Err
             };
             let result = if path.is_dir() { fs::remove_dir(&path) } else { fs::remove_file(&path) };
             pin::gone(result).map_err(|source| Error::Io { what: "unpin", source })?;
-            say(removed(format_args!("{what}")));
+            say(format!("removed {what}"));
         }
         for generation in pin::generations(&version) {
             pin::remove_generation(&generation);
-            say(removed(format_args!("the counters of the agent {}", generation.display())));
+            say(format!("removed the counters of the agent {}", generation.display()));
         }
         if version.join("shared").exists() {
             pin::remove_shared(&version);
-            say(removed(format_args!("the shared maps {}", version.join("shared").display())));
+            say(format!("removed the shared maps {}", version.join("shared").display()));
         }
         pin::prune(root, &version);
     }
@@ -161,24 +156,25 @@ impl Capture {
                     continue;
                 }
             };
-            if is_ambiguous(pins.age(generation), self.loaded.ticks.range()) {
+            if pins.age(generation) > self.loaded.ticks.range() {
                 tracing::warn!(
                     %generation,
                     days = self.loaded.ticks.range().as_secs() / 86_400,
                     "no agent for longer than times in the tables reach back: some will be too late"
                 );
             }
-            let current = tables.epoch();
-            for epoch in [current.wrapping_sub(1), current] {
-                if journalled(generation, epoch) {
-                    continue;
+            match read(&tables, &clock, |epoch| journalled(generation, epoch)) {
+                // Nothing is in it that is not safe.
+                Ok(epochs) if epochs.is_empty() => pins.remove(generation),
+                Ok(epochs) => {
+                    let adopt = |(epoch, drained)| Adopted { generation, epoch, drained, interfaces: names.clone() };
+                    adopted.extend(epochs.into_iter().map(adopt));
+                    self.adopted.push(generation);
                 }
-                let drained = tables.read(epoch, &clock)?;
-                if !drained.is_empty() {
-                    adopted.push(Adopted { generation, epoch, drained, interfaces: names.clone() });
+                Err(error) => {
+                    tracing::error!(%generation, %error, "cannot read a former agent's counters: kept for the next start")
                 }
             }
-            self.adopted.push(generation);
         }
         Ok(adopted)
     }
@@ -225,7 +221,16 @@ impl Capture {
     }
 }
 
-/// Whether times in a table that was read `age` ago may be those of another turn of their bits.
-fn is_ambiguous(age: Duration, range: Duration) -> bool {
-    age > range
+/// The epochs that may hold something, but for those that are `safe`: the current one, and the one before it, if its agent
+/// died between handing it on and clearing it.
+fn read(tables: &Tables, clock: &Reading, safe: impl Fn(u32) -> bool) -> Result<Vec<(u32, Drained)>, Error> {
+    let current = tables.epoch();
+    let mut found = Vec::new();
+    for epoch in [current.wrapping_sub(1), current].into_iter().filter(|&epoch| !safe(epoch)) {
+        let drained = tables.read(epoch, clock)?;
+        if !drained.is_empty() {
+            found.push((epoch, drained));
+        }
+    }
+    Ok(found)
 }
