@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::capture::interfaces::{self, Interface, Watch};
-use crate::capture::{self, Capture, Generation, Hook, PinError, Pins, Sizes};
+use crate::capture::{self, Capture, DropReport, Generation, Hook, PinError, Pins, Sizes};
 use crate::cli::Failure;
 use crate::doctor;
 use crate::durable::Durable;
@@ -224,8 +224,9 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
         }
         daemon.tick(stop)?;
     }
+    let report = daemon.capture.drop_report().ok().flatten();
     daemon.capture.close();
-    daemon.say_stopped();
+    daemon.say_stopped(report);
     Ok(())
 }
 
@@ -516,10 +517,9 @@ impl Daemon {
         );
     }
 
-    fn say_stopped(&self) {
+    fn say_stopped(&mut self, report: Option<DropReport>) {
         let Sums { windows, with_error, total } = &self.sums;
         let unmatched = total.unmatched.packets + self.pipeline.drops_waiting().packets;
-        let report = self.capture.drop_report().ok().flatten();
         let lost: u64 = report.iter().flat_map(|report| &report.lost).map(|(_, count)| count).sum();
         let fields = [
             ("verdicts", u8::from(self.verdicts).to_string()),
@@ -534,6 +534,7 @@ impl Daemon {
             ("rejected_bytes", total.rejected.bytes.to_string()),
             ("drops_unmatched_packets", unmatched.to_string()),
             ("drops_lost", lost.to_string()),
+            ("drops_nested", report.as_ref().map_or(0, |report| report.nested.iter().sum::<u64>()).to_string()),
             ("journal_errors", self.durable.errors.to_string()),
             ("clock_steps", self.clock_steps.to_string()),
             ("sum_error_packets", total.sum_error.0.to_string()),

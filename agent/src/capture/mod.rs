@@ -152,9 +152,11 @@ impl Capture {
     }
 
     /// What the programs on drops have seen that is in no flow; none when they are not on.
-    pub fn drop_report(&self) -> Result<Option<DropReport>, Error> {
+    pub fn drop_report(&mut self) -> Result<Option<DropReport>, Error> {
         let Some(drops) = &self.loaded.drops else { return Ok(None) };
+        let nested = stubs::recursion_misses(&mut self.loaded.ebpf, self.pins.as_ref())?;
         Ok(Some(DropReport {
+            nested,
             lost: drops.losses()?,
             other_frees: drops.other_frees().into_iter().map(|(name, frees)| (name.to_owned(), frees)).collect(),
         }))
@@ -253,6 +255,9 @@ impl Capture {
 pub struct DropReport {
     /// Policy drops that could not be counted under a flow, by cause.
     pub lost: Vec<(&'static str, u64)>,
+    /// Drops within a drop on one CPU, for which the kernel did not run the first and the second program again. The
+    /// second counts what the first has missed.
+    pub nested: [u64; 2],
     /// Frees for reasons that are no policy's, by reason, in all namespaces.
     pub other_frees: Vec<(String, u64)>,
 }

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
+use std::os::fd::AsFd as _;
 
 use aya::Ebpf;
 use aya::programs::ProgramInfo;
@@ -12,6 +13,7 @@ use aya::programs::links::{FdLink, PinnedLink};
 use super::Error;
 use super::drops::tracepoint;
 use super::pin::{self, Pins, STUBS};
+use super::sys;
 
 /// The handler must be in its slot.
 pub(crate) fn attach(ebpf: &mut Ebpf, pins: Option<&Pins>) -> Result<(), Error> {
@@ -52,6 +54,21 @@ fn is_attached(ebpf: &mut Ebpf, pins: &Pins) -> Result<bool, Error> {
         }
     }
     Ok(true)
+}
+
+/// How often the kernel left each of the two out because it was already running on that CPU. What the first misses the
+/// second counts.
+pub(crate) fn recursion_misses(ebpf: &mut Ebpf, pins: Option<&Pins>) -> Result<[u64; 2], Error> {
+    let mut misses = [0; 2];
+    for (misses, name) in misses.iter_mut().zip(STUBS) {
+        let read =
+            |result: std::io::Result<u64>| result.map_err(|source| Error::Io { what: "read program info", source });
+        *misses = match pins {
+            Some(pins) => read(sys::recursion_misses(ProgramInfo::from_pin(pins.shared(name))?.fd()?.as_fd()))?,
+            None => read(sys::recursion_misses(tracepoint(ebpf, name)?.fd()?.as_fd()))?,
+        };
+    }
+    Ok(misses)
 }
 
 /// Detaches what a former agent, or we, have attached.

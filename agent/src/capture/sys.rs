@@ -223,6 +223,31 @@ pub(crate) fn tcx_links(ifindex: u32, egress: bool) -> io::Result<Vec<u32>> {
     }
 }
 
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+
+/// As [`CreateAttr`], for `BPF_OBJ_GET_INFO_BY_FD`.
+#[repr(C)]
+struct InfoAttr {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// Words of `struct bpf_prog_info` up to and with `recursion_misses` (include/uapi/linux/bpf.h), which aya leaves out.
+const INFO_WORDS: usize = 27;
+
+/// How often the kernel did not run a program because it was already running on that CPU.
+pub(crate) fn recursion_misses(program: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut info = [0u64; INFO_WORDS];
+    let mut attr = InfoAttr {
+        bpf_fd: program.as_raw_fd().cast_unsigned(),
+        info_len: size_of_val(&info) as u32,
+        info: info.as_mut_ptr().expose_provenance() as u64,
+    };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info[INFO_WORDS - 1])
+}
+
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: the kernel reads and writes size_of::<T>() bytes of a live repr(C) value and of the buffers its addresses
     // point to, which the callers own, size for the map's keys and values, and keep alive over the call.

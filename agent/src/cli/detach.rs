@@ -12,7 +12,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR", default_value = DEFAULT_DIRECTORY)]
     bpf_directory: PathBuf,
     /// The agent's state
-    #[arg(long, value_name = "DIR", default_value = "/run/flowlogd")]
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/flowlogd")]
     state_directory: PathBuf,
 }
 

@@ -65,7 +65,7 @@ pub(super) struct Args {
     log_excluded: Vec<String>,
 
     /// State of this agent; one agent per directory
-    #[arg(long, value_name = "DIR", help_heading = "Agent", default_value = "/run/flowlogd")]
+    #[arg(long, value_name = "DIR", help_heading = "Agent", default_value = "/var/lib/flowlogd")]
     state_directory: PathBuf,
     /// Directory on a bpf file system below which counters outlive a killed agent [default: /sys/fs/bpf/flowlogd]
     #[arg(long, value_name = "DIR", help_heading = "Agent")]
