@@ -5,9 +5,12 @@
 //! python3 (what Rust has no safe interface for: tun, raw frames, bpf queries).
 
 pub mod agent;
+pub mod cgroup;
+pub mod container;
 pub mod foreign;
 pub mod netns;
 pub mod nft;
+pub mod policy;
 pub mod python;
 pub mod records;
 pub mod traffic;

@@ -1,0 +1,135 @@
+//! A host with a container behind a bridge and address translation: each interface logs what nftables counts at that
+//! very interface, and what the host refuses is REJECT where it came in.
+
+use anyhow::{Context, Result, ensure};
+use flowlogd_tests::agent::{Agent, Options, Stopped};
+use flowlogd_tests::container::Container;
+use flowlogd_tests::netns::{Netns, Pair};
+use flowlogd_tests::nft::{Firewall, Ledger};
+use flowlogd_tests::policy::{self, Split};
+use flowlogd_tests::traffic::{self, Sink};
+use flowlogd_tests::{Flow, TCP, Totals, UDP, expect_equal, records};
+
+const DATAGRAMS: u64 = 100;
+const SIZE: usize = 172;
+const SENT: Totals = Totals { packets: DATAGRAMS, bytes: DATAGRAMS * 200 };
+
+fn agent_on(ns: &Netns, device: &str) -> Result<Agent> {
+    Agent::start(ns, &Options::on(&[device]).interval(600))
+}
+
+fn accepted(totals: Totals) -> Split {
+    Split { accept: totals, ..Split::default() }
+}
+
+/// Out by masquerade and in by a published port, TCP and UDP, both directions.
+#[test]
+fn every_interface_logs_its_own() -> Result<()> {
+    let net = Container::new()?;
+    net.publish(8080, 5202)?;
+    let places =
+        [(&net.inside, "c0"), (net.host(), "v0"), (net.host(), "br0"), (net.host(), "b0"), (&net.pair.a, "a0")];
+    let watch = |&(ns, device)| -> Result<_> { Ok((Ledger::at_device(ns, device)?, agent_on(ns, device)?)) };
+    let watched: Vec<_> = places.iter().map(watch).collect::<Result<_>>()?;
+    traffic::iperf_tcp(&net.inside, &net.pair.a, Pair::A4, 5201, "-n 5M")?;
+    traffic::iperf_tcp(&net.inside, &net.pair.a, Pair::A4, 5203, "-n 5M -R")?;
+    let server = traffic::iperf_server(&net.inside, 5202)?;
+    net.pair.a.sh(&traffic::iperf_line(Pair::B4, 8080, "-n 5M"))?;
+    server.finish(std::time::Duration::from_secs(10))?;
+    let sink = Sink::new(&net.pair.a, Pair::A4, 9000)?;
+    traffic::udp(&net.inside, Container::INSIDE, 40000, &sink, SIZE, 200)?;
+    for ns in [&net.inside, &net.pair.a] {
+        ns.wait_tcp_closed()?;
+    }
+    for ((_, device), (ledger, agent)) in places.iter().zip(watched) {
+        let stopped = agent.stop()?;
+        stopped.expect_nothing_lost()?;
+        ledger.expect_wire_sized()?;
+        let ported = |flow: &Flow| [TCP, UDP].contains(&flow.protocol);
+        let logged = records::by_flow(&stopped.records).into_iter().filter(|(flow, _)| ported(flow)).collect();
+        let wire = ledger.flows()?;
+        ensure!(wire.len() >= 14, "{device}: {} flows", wire.len());
+        expect_equal(&wire, &logged).with_context(|| (*device).to_owned())?;
+    }
+    Ok(())
+}
+
+/// What a container sends is refused on the bridge, where it came in; its port and the uplink refuse nothing.
+#[test]
+fn a_containers_traffic_refused_in_forward() -> Result<()> {
+    let net = Container::new()?;
+    let rules = [("out", "udp dport 7001", "drop")];
+    let firewall = Firewall::new(net.host(), "type filter hook forward priority 0", &rules)?;
+    let [port, bridge, uplink] = ["v0", "br0", "b0"].map(|device| agent_on(net.host(), device));
+    let (port, bridge, uplink) = (port?, bridge?, uplink?);
+    policy::datagrams(&net.inside, Pair::A4, 7001, SIZE, DATAGRAMS)?;
+    let matched = firewall.wait_matched("out", DATAGRAMS)?;
+    ensure!(matched == SENT, "matched {matched}");
+    for (agent, want) in [(port, accepted(SENT)), (bridge, Split::rejected(SENT)), (uplink, Split::default())] {
+        let stopped = agent.stop()?;
+        policy::expect_all_matched(&stopped)?;
+        Split::udp(&stopped, 7001, true).expect("to 7001", want)?;
+    }
+    Ok(())
+}
+
+/// Refused behind the translation, the packet has other addresses than it came with.
+fn published(chain: &str, matching: &str) -> Result<(Stopped, Totals)> {
+    let net = Container::new()?;
+    net.publish(7001, 7002)?;
+    let firewall = Firewall::new(net.host(), chain, &[("in", matching, "drop")])?;
+    let agent = agent_on(net.host(), "b0")?;
+    policy::datagrams(&net.pair.a, Pair::B4, 7001, SIZE, DATAGRAMS)?;
+    let matched = firewall.wait_matched("in", DATAGRAMS)?;
+    Ok((agent.stop()?, matched))
+}
+
+#[test]
+fn a_published_port_refused_in_forward() -> Result<()> {
+    let (stopped, matched) = published("type filter hook forward priority 0", "udp dport 7002")?;
+    ensure!(matched == SENT, "matched {matched}");
+    policy::expect_all_matched(&stopped)?;
+    Split::udp(&stopped, 7001, true).expect("as it came", Split::rejected(SENT))?;
+    Split::udp(&stopped, 7002, true).expect("as translated", Split::default())
+}
+
+/// Before the translation: the control of the one above.
+#[test]
+fn a_published_port_refused_before_translation() -> Result<()> {
+    let (stopped, matched) = published("type filter hook prerouting priority -150", "udp dport 7001")?;
+    ensure!(matched == SENT, "matched {matched}");
+    policy::expect_all_matched(&stopped)?;
+    Split::udp(&stopped, 7001, true).expect("as it came", Split::rejected(SENT))
+}
+
+/// The answer to a masqueraded packet, refused behind the translation back.
+#[test]
+fn an_answer_refused_in_forward() -> Result<()> {
+    let net = Container::new()?;
+    let rules = [("answer", "udp sport 9000", "drop")];
+    let firewall = Firewall::new(net.host(), "type filter hook forward priority 0", &rules)?;
+    let [uplink, bridge] = ["b0", "br0"].map(|device| agent_on(net.host(), device));
+    let (uplink, bridge) = (uplink?, bridge?);
+    let server = net.pair.a.enter(|| Ok(std::net::UdpSocket::bind((Pair::A4, 9000))?))?;
+    net.inside.enter(|| {
+        let client = std::net::UdpSocket::bind((Container::INSIDE, 40000))?;
+        client.send_to(&[0; SIZE], (Pair::A4, 9000))?;
+        Ok(())
+    })?;
+    server.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
+    let (_, from) = server.recv_from(&mut [0; SIZE])?;
+    ensure!(from.ip().to_string() == Pair::B4, "not masqueraded: {from}");
+    for _ in 0..DATAGRAMS {
+        server.send_to(&[0; SIZE], from)?;
+    }
+    let matched = firewall.wait_matched("answer", DATAGRAMS)?;
+    ensure!(matched == SENT, "matched {matched}");
+    let uplink = uplink.stop()?;
+    policy::expect_all_matched(&uplink)?;
+    let answers = |flow: &Flow| flow.sport == 9000 && flow.dst.to_string() == Pair::B4;
+    Split::of(&uplink, answers).expect("as it came", Split::rejected(SENT))?;
+    let others = Split::of(&uplink, |flow| flow.sport == 9000 && flow.dst.to_string() != Pair::B4);
+    others.expect("as translated", Split::default())?;
+    let bridge = bridge.stop()?;
+    Split::of(&bridge, |flow| flow.sport == 9000).expect("never reached the bridge", Split::default())
+}
