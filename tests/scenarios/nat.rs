@@ -1,6 +1,8 @@
 //! A host with a container behind a bridge and address translation: each interface logs what nftables counts at that
 //! very interface, and what the host refuses is REJECT where it came in.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, ensure};
 use flowlogd_tests::agent::{Agent, Options, Stopped};
 use flowlogd_tests::container::Container;
@@ -27,10 +29,10 @@ fn accepted(totals: Totals) -> Split {
 fn every_interface_logs_its_own() -> Result<()> {
     let net = Container::new()?;
     net.publish(8080, 5202)?;
-    let places =
-        [(&net.inside, "c0"), (net.host(), "v0"), (net.host(), "br0"), (net.host(), "b0"), (&net.pair.a, "a0")];
-    let watch = |&(ns, device)| -> Result<_> { Ok((Ledger::at_device(ns, device)?, agent_on(ns, device)?)) };
-    let watched: Vec<_> = places.iter().map(watch).collect::<Result<_>>()?;
+    let host = net.host();
+    let watched: Vec<_> = ["v0", "br0", "b0"].into_iter().map(|device| watch(host, device)).collect::<Result<_>>()?;
+    // At the ends TCP makes super-packets; their wire is what the other end of the link receives and sends.
+    let ends = [(agent_on(&net.inside, "c0")?, 0), (agent_on(&net.pair.a, "a0")?, 2)];
     traffic::iperf_tcp(&net.inside, &net.pair.a, Pair::A4, 5201, "-n 5M")?;
     traffic::iperf_tcp(&net.inside, &net.pair.a, Pair::A4, 5203, "-n 5M -R")?;
     let server = traffic::iperf_server(&net.inside, 5202)?;
@@ -41,17 +43,35 @@ fn every_interface_logs_its_own() -> Result<()> {
     for ns in [&net.inside, &net.pair.a] {
         ns.wait_tcp_closed()?;
     }
-    for ((_, device), (ledger, agent)) in places.iter().zip(watched) {
-        let stopped = agent.stop()?;
-        stopped.expect_nothing_lost()?;
-        ledger.expect_wire_sized()?;
-        let ported = |flow: &Flow| [TCP, UDP].contains(&flow.protocol);
-        let logged = records::by_flow(&stopped.records).into_iter().filter(|(flow, _)| ported(flow)).collect();
-        let wire = ledger.flows()?;
-        ensure!(wire.len() >= 14, "{device}: {} flows", wire.len());
-        expect_equal(&wire, &logged).with_context(|| (*device).to_owned())?;
+    let mut wires = Vec::new();
+    for (ledgers, agent) in watched {
+        let mut wire = BTreeMap::new();
+        for ledger in ledgers {
+            ledger.expect_wire_sized()?;
+            wire.extend(ledger.flows()?);
+        }
+        // Two connections of each transfer, both ways, and the datagrams.
+        ensure!(wire.len() == 13, "{} flows: {wire:?}", wire.len());
+        expect_logged(agent, &wire)?;
+        wires.push(wire);
+    }
+    for (agent, link) in ends {
+        expect_logged(agent, &wires[link])?;
     }
     Ok(())
+}
+
+/// Counters and an agent at one interface; no flow is in both counters.
+fn watch<'a>(ns: &'a Netns, device: &str) -> Result<([Ledger<'a>; 2], Agent)> {
+    Ok(([Ledger::arriving(ns, device)?, Ledger::leaving(ns, device)?], agent_on(ns, device)?))
+}
+
+fn expect_logged(agent: Agent, wire: &BTreeMap<Flow, Totals>) -> Result<()> {
+    let stopped = agent.stop()?;
+    policy::expect_all_matched(&stopped)?;
+    let ported = |flow: &Flow| [TCP, UDP].contains(&flow.protocol);
+    let logged = records::by_flow(&stopped.records).into_iter().filter(|(flow, _)| ported(flow)).collect();
+    expect_equal(wire, &logged).with_context(|| stopped.stderr.join("; "))
 }
 
 /// What a container sends is refused on the bridge, where it came in; its port and the uplink refuse nothing.

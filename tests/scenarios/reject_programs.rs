@@ -73,14 +73,25 @@ fn traffic_control_egress_of_a_router() -> Result<()> {
     expect_dropped(&far.stop()?, program.done()?, "on its way out")
 }
 
-/// Before our classifier, which never sees these.
+/// Before our classifier, which never sees these. Linux 6.18 frees them without a reason, and then no record tells of
+/// them; with a reason all are REJECT.
 #[test]
 fn generic_xdp() -> Result<()> {
     let pair = Pair::new()?;
     let program = Filter::generic_xdp(&pair.b, "b0")?;
     let agent = Agent::start(&pair.b, &Options::on(&["b0"]).interval(600))?;
     send(&pair.a, [Pair::B4, Pair::B6])?;
-    expect_dropped(&agent.stop()?, program.done()?, "generic XDP")
+    let (stopped, dropped) = (agent.stop()?, program.done()?);
+    if Split::udp(&stopped, 7001, true) != Split::default() {
+        return expect_dropped(&stopped, dropped, "generic XDP");
+    }
+    policy::expect_all_matched(&stopped)?;
+    ensure!(dropped == 2 * DATAGRAMS, "the program dropped {dropped}");
+    for v4 in [true, false] {
+        Split::udp(&stopped, 7001, v4).expect("dropped without a reason", Split::default())?;
+        Split::udp(&stopped, 7002, v4).expect("let through", Split { accept: sent(v4), ..Split::default() })?;
+    }
+    Ok(())
 }
 
 /// As systemd's `IPAddressDeny=` and container runtimes do it.

@@ -1,12 +1,15 @@
 //! Part of a flood is refused, and windows close meanwhile: ACCEPT + REJECT is what was sent, REJECT what the firewall
 //! counted. A drop may be drained one epoch before its packet, and still finds it.
 
-use anyhow::{Result, ensure};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Result, anyhow, ensure};
+use flowlogd_tests::Totals;
 use flowlogd_tests::agent::{Agent, Options, Stopped};
 use flowlogd_tests::netns::Pair;
 use flowlogd_tests::nft::Firewall;
 use flowlogd_tests::policy::{self, Split};
-use flowlogd_tests::{Totals, traffic};
+use flowlogd_tests::traffic::{self, Sink};
 
 const SIZE: usize = 100;
 
@@ -25,6 +28,7 @@ fn expect(stopped: &Stopped, sent: u64, refused: Totals) -> Result<()> {
 fn a_rate_limit_under_flood() -> Result<()> {
     const SENT: u64 = 600_000;
     let pair = Pair::new()?;
+    let _sink = Sink::new(&pair.b, Pair::B4, 9000)?;
     let rules = [("kept", "udp dport 9000 limit rate 1000/second", "accept"), ("over", "udp dport 9000", "drop")];
     let firewall = Firewall::new(&pair.b, "type filter hook input priority 0", &rules)?;
     let agent = Agent::start(&pair.b, &Options::on(&["b0"]))?;
@@ -53,30 +57,37 @@ fn everything_refused_over_windows() -> Result<()> {
     expect(&stopped, SENT, all)
 }
 
-/// The rule comes and goes between floods, and in the middle of one.
+/// The rule comes and goes six times in the middle of a flood.
 #[test]
 fn a_rule_flipped_under_load() -> Result<()> {
-    const ROUNDS: u64 = 6;
-    const PER_ROUND: u64 = 100_000;
+    const FLIPS: u64 = 6;
+    const MOST: u64 = 20_000_000;
     let pair = Pair::new()?;
-    let rules = [("flipped", "udp dport 9000", "drop")];
+    let _sink = Sink::new(&pair.b, Pair::B4, 9000)?;
     let agent = Agent::start(&pair.b, &Options::on(&["b0"]))?;
-    let mut refused = Totals::default();
-    for _ in 0..ROUNDS {
-        // Made while the flood runs, and taken away while it runs.
-        std::thread::scope(|scope| -> Result<()> {
-            let flood = scope.spawn(|| policy::flood(&pair.a, Pair::B4, 9000, SIZE, PER_ROUND));
-            let firewall = Firewall::new(&pair.b, "type filter hook input priority 0", &rules)?;
-            firewall.wait_matched("flipped", 1)?;
-            firewall.lift()?;
-            flood.join().map_err(|_| anyhow::anyhow!("the flood panicked"))??;
-            refused += firewall.matched("flipped")?;
-            pair.b.sh("nft delete table inet firewall")?;
-            Ok(())
-        })?;
-    }
+    let on = AtomicBool::new(true);
+    let (sent, refused) = std::thread::scope(|scope| -> Result<_> {
+        let flood = scope.spawn(|| policy::flood_while(&pair.a, Pair::B4, 9000, SIZE, MOST, &on));
+        let flips = (0..FLIPS).map(|_| flip(&pair)).collect::<Result<Vec<_>>>();
+        on.store(false, Ordering::Relaxed);
+        let sent = flood.join().map_err(|_| anyhow!("the flood panicked"))??;
+        Ok((sent, flips?.into_iter().sum::<Totals>()))
+    })?;
     traffic::ping(&pair.a, Pair::B4, 1)?;
     let stopped = agent.stop()?;
-    ensure!(refused.packets > 0 && refused.packets < ROUNDS * PER_ROUND, "refused {refused}");
-    expect(&stopped, ROUNDS * PER_ROUND, refused)
+    ensure!(sent < MOST && refused.packets < sent, "sent {sent}, refused {refused}");
+    expect(&stopped, sent, refused)
+}
+
+/// Refuses a part of the flood, and says how much that was.
+fn flip(pair: &Pair) -> Result<Totals> {
+    let rules = [("flipped", "udp dport 9000", "drop")];
+    let firewall = Firewall::new(&pair.b, "type filter hook input priority 0", &rules)?;
+    firewall.wait_matched("flipped", 10_000)?;
+    firewall.lift()?;
+    let refused = firewall.matched("flipped")?;
+    pair.b.sh("nft delete table inet firewall")?;
+    // Until some are let through again.
+    traffic::ping(&pair.a, Pair::B4, 1)?;
+    Ok(refused)
 }

@@ -13,6 +13,9 @@ use crate::{Flow, Hosts, Totals, wait_for};
 /// Earlier than any defragmentation, which would hide fragments.
 const PRIORITY: i32 = -450;
 
+/// A packet's length includes its Ethernet header at a device's egress hook, and nowhere else.
+const LINK_HEADER: u64 = 14;
+
 /// Counters of the packets a namespace receives; bytes are IP lengths.
 #[derive(Debug)]
 pub struct Ledger<'a> {
@@ -43,13 +46,20 @@ impl<'a> Ledger<'a> {
         Ok(ledger)
     }
 
-    /// Counts what comes and goes by one device, at the device: before and after address translation.
-    pub fn at_device(ns: &'a Netns, device: &str) -> Result<Self> {
-        let ledger = Self { ns, table: format!("netdev ledger_{device}"), link_header: 14 };
+    /// Counts what comes in by a device, at the device: before any address translation.
+    pub fn arriving(ns: &'a Netns, device: &str) -> Result<Self> {
+        Self::at_device(ns, device, "ingress", 0)
+    }
+
+    /// Counts what goes out by a device, at the device: after any address translation.
+    pub fn leaving(ns: &'a Netns, device: &str) -> Result<Self> {
+        Self::at_device(ns, device, "egress", LINK_HEADER)
+    }
+
+    fn at_device(ns: &'a Netns, device: &str, hook: &str, link_header: u64) -> Result<Self> {
+        let ledger = Self { ns, table: format!("netdev ledger_{device}_{hook}"), link_header };
         ledger.create()?;
-        for hook in ["ingress", "egress"] {
-            ledger.rules(hook, &format!("{hook} device \"{device}\""), "")?;
-        }
+        ledger.rules(hook, &format!("{hook} device \"{device}\""), "")?;
         Ok(ledger)
     }
 
@@ -205,13 +215,16 @@ fn without_link_header(totals: Totals, link_header: u64) -> Totals {
 pub struct Firewall<'a> {
     ns: &'a Netns,
     table: String,
+    /// As in [`Ledger`].
+    link_header: u64,
 }
 
 impl<'a> Firewall<'a> {
     /// `chain` says where, such as `type filter hook input priority 0`; each rule has a name, a match and a verdict.
     pub fn new(ns: &'a Netns, chain: &str, rules: &[(&str, &str, &str)]) -> Result<Self> {
         let family = if chain.contains(" device ") { "netdev" } else { "inet" };
-        let firewall = Self { ns, table: format!("{family} firewall") };
+        let link_header = if chain.contains(" egress device ") { LINK_HEADER } else { 0 };
+        let firewall = Self { ns, table: format!("{family} firewall"), link_header };
         let counters: String = rules.iter().map(|(name, ..)| format!("counter c_{name} {{ }}\n")).collect();
         let lines: String = rules
             .iter()
@@ -227,9 +240,7 @@ impl<'a> Firewall<'a> {
     /// What the rule has matched, in IP bytes.
     pub fn matched(&self, name: &str) -> Result<Totals> {
         let text = self.ns.sh(&format!("nft list counter {} c_{name}", self.table))?;
-        // The netdev family counts from the Ethernet header on.
-        let link_header = if self.table.starts_with("netdev") { 14 } else { 0 };
-        Ok(without_link_header(parse_counter(&text)?, link_header))
+        Ok(without_link_header(parse_counter(&text)?, self.link_header))
     }
 
     /// Waits until the rule has matched so many packets.

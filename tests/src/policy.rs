@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -46,18 +47,27 @@ fn send(
     })
 }
 
-/// Sends a flood from one CPU, and fails if a datagram is refused at once.
+/// Sends a flood from one CPU.
 pub fn flood(ns: &Netns, to: &str, port: u16, size: usize, count: u64) -> Result<()> {
+    let sent = flood_while(ns, to, port, size, count, &AtomicBool::new(true))?;
+    ensure!(sent == count, "sent {sent} of {count}");
+    Ok(())
+}
+
+/// As [`flood`], while `on`; says how many were sent.
+pub fn flood_while(ns: &Netns, to: &str, port: u16, size: usize, most: u64, on: &AtomicBool) -> Result<u64> {
     let to = SocketAddr::new(to.parse()?, port);
     ns.enter(|| {
         pin()?;
         let socket = UdpSocket::bind((if to.is_ipv4() { IpAddr::from([0; 4]) } else { [0; 16].into() }, 0))?;
         socket.connect(to)?;
         let payload = vec![0; size];
-        for _ in 0..count {
+        let mut sent = 0;
+        while sent < most && on.load(Ordering::Relaxed) {
             socket.send(&payload)?;
+            sent += 1;
         }
-        Ok(())
+        Ok(sent)
     })
 }
 

@@ -111,6 +111,12 @@ impl Btf {
         Ok(bits / 8)
     }
 
+    /// Bytes of a struct.
+    pub(crate) fn size(&self, of: &str) -> Result<u32, BtfError> {
+        let at = self.names.get(&(STRUCT, of.to_owned())).ok_or_else(|| BtfError::Missing(of.to_owned()))?;
+        Ok(self.header(*at)?.size_or_type)
+    }
+
     /// Bit offset and type of a member.
     fn member(&self, at: usize, name: &str, depth: u32) -> Result<Option<(u32, u32)>, BtfError> {
         let header = self.header(at)?;
@@ -217,6 +223,8 @@ mod tests {
         assert_eq!(btf.offset("outer", &["b", "y"]), Ok(16));
         assert_eq!(btf.offset("outer", &["z"]), Err(BtfError::Missing("outer.z".to_owned())));
         assert_eq!(btf.offset("none", &["a"]), Err(BtfError::Missing("none.a".to_owned())));
+        assert_eq!(btf.size("outer"), Ok(24));
+        assert_eq!(btf.size("none"), Err(BtfError::Missing("none".to_owned())));
     }
 
     #[test]

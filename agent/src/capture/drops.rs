@@ -62,6 +62,31 @@ const OFFSETS: [(&str, &str, &[&str]); 14] = [
     ("TASK_STACK", "task_struct", &["stack"]),
 ];
 
+/// `struct nf_conntrack_tuple` as the programs know it: path, offset.
+const TUPLE: [(&[&str], u32); 6] = [
+    (&["src", "u3"], 0),
+    (&["src", "u"], 16),
+    (&["src", "l3num"], 18),
+    (&["dst", "u3"], 20),
+    (&["dst", "u"], 36),
+    (&["dst", "protonum"], 38),
+];
+
+/// Where connection tracking keeps what a packet was called before its addresses were translated.
+fn conntrack(btf: &Btf) -> Result<[(&'static str, u32); 3], BtfError> {
+    for (path, offset) in TUPLE {
+        if btf.offset("nf_conntrack_tuple", path)? != offset {
+            return Err(BtfError::Missing("nf_conntrack_tuple of the known layout".to_owned()));
+        }
+    }
+    let of_hash = btf.offset("nf_conntrack_tuple_hash", &["tuple"])?;
+    Ok([
+        ("SKB_NFCT", btf.offset("sk_buff", &["_nfct"])?),
+        ("CONN_TUPLE", btf.offset("nf_conn", &["tuplehash"])? + of_hash),
+        ("CONN_TUPLE_SIZE", btf.size("nf_conntrack_tuple_hash")?),
+    ])
+}
+
 impl Kernel {
     /// Resolves all names through the running kernel's BTF, and our network namespace.
     pub(crate) fn read() -> Result<Self, Unavailable> {
@@ -79,6 +104,8 @@ impl Kernel {
             })?;
             offsets.push((global, found));
         }
+        // Optional: without it, drops of translated packets find no counterpart, and that is counted.
+        offsets.extend(conntrack(&btf).into_iter().flatten());
         // The programs read these four at once.
         let beside: Vec<u32> = ["tail", "end", "head", "data"]
             .iter()
