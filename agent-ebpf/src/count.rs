@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 use crate::maps::{CLOCK, CONTROL, FLOW4, FLOW6, INTERFACE_OVERFLOW, INTERFACES, OVERFLOW};
 use crate::settings;
+use crate::warn;
 use agent_common::flow::{Entry4, Entry6, IFINDEX_MAX, Packed, TIME_BITS, TIME_MASK, WideCounters, WideKey, pack_b};
 use agent_common::interface::{Cause, Count, InterfaceEntry, InterfaceKey, SEEN};
 use aya_ebpf::bindings::BPF_NOEXIST;
@@ -248,6 +249,7 @@ pub fn counters(sample: &Sample) -> WideCounters {
 pub fn overflow(key: &WideKey, sample: &Sample) {
     if !wide(key, &counters(sample)) {
         interface_cause(sample, Cause::Skipped);
+        warn::no_room(warn::Table::Flows, sample.ifindex, sample.place.epoch);
     }
 }
 
@@ -358,7 +360,9 @@ fn interface_overflow(ifindex: u32, epoch: u32, direction_and_cause: u64, packet
         let value = unsafe { &mut *value };
         value.packets += u64::from(packets);
         value.bytes += bytes;
+        return;
     }
+    warn::no_room(warn::Table::Interfaces, ifindex, epoch);
 }
 
 /// Leaves the current jiffies for user space.

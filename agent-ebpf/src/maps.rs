@@ -90,6 +90,10 @@ pub static DROPS: HashMap<DropKey, WideCounters> = HashMap::with_max_entries(1, 
 #[map]
 pub static DROP_LOSSES: Array<u64> = Array::with_max_entries(LOSSES, BPF_F_MMAPABLE);
 
+/// By `warn::Table`: the epoch of its last warning, plus one.
+#[map]
+pub static WARNED: Array<u64> = Array::with_max_entries(2, 0);
+
 /// Where the `clock` program leaves the jiffies of its run.
 #[map]
 pub static CLOCK: Array<u64> = Array::with_max_entries(1, 0);

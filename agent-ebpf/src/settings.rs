@@ -49,7 +49,6 @@ setting!(SKB_NETWORK_HEADER, skb_network_header, u32);
 setting!(SKB_TAIL, skb_tail, u32);
 setting!(SKB_LEN, skb_len, u32);
 setting!(INFO_GSO_SIZE, info_gso_size, u32);
-setting!(INFO_GSO_SEGS, info_gso_segs, u32);
 setting!(DEV_IFINDEX, dev_ifindex, u32);
 setting!(DEV_NET, dev_net, u32);
 setting!(NET_INUM, net_inum, u32);

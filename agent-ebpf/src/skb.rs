@@ -110,10 +110,9 @@ impl Area {
     #[inline(always)]
     pub fn gso(&self) -> Gso {
         let info = self.head + u64::from(self.end);
-        Gso {
-            size: probe::<u16>(info + u64::from(settings::info_gso_size())).map_or(0, u32::from),
-            segments: probe::<u16>(info + u64::from(settings::info_gso_segs())).map_or(0, u32::from),
-        }
+        // Side by side, as user space has made sure.
+        let [size, segments] = probe::<[u16; 2]>(info + u64::from(settings::info_gso_size())).unwrap_or_default();
+        Gso { size: u32::from(size), segments: u32::from(segments) }
     }
 }
 

@@ -4,10 +4,15 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
 
 use crate::capture::flow::Drained;
 use crate::encode;
 use crate::identity::{self, Identity};
+use crate::journal::format::{self, Entry};
+use crate::journal::{Frame, Journal};
 use crate::record::Batch;
 use crate::sink::{DirectorySink, Sink};
 use crate::window::{Closed, Windows};
@@ -64,4 +69,43 @@ pub fn gzip_directory(window: &Window, root: &Path) -> anyhow::Result<u64> {
     let flow_log_id = identity::flow_log_id(&["bench"]);
     let mut sink = Sink::Directory(DirectorySink::create(root.to_owned(), &identity, &flow_log_id)?);
     Ok(sink.publish(&window.batch())?)
+}
+
+/// What the journal took for one drain.
+#[derive(Clone, Copy, Debug)]
+pub struct JournalCost {
+    /// Without writing.
+    pub encode: Duration,
+    /// Encode, write and sync; the file is there already.
+    pub append: Duration,
+    /// Find the window, check and decode it.
+    pub replay: Duration,
+    /// Of the drain in the file.
+    pub bytes: usize,
+}
+
+/// Appends a drain to a journal in `root` and replays it.
+pub fn journal(drained: Drained, root: &Path) -> anyhow::Result<JournalCost> {
+    let empty = Frame { generation: 1, epoch: 1, drained: Drained::default() };
+    let frame = Frame { generation: 1, epoch: 2, drained };
+    let start = Instant::now();
+    let bytes = format::entry(0, 0, &Entry::Drain(&frame)).context("too many flows")?.len();
+    let encode = start.elapsed();
+
+    let (mut journal, _) = Journal::open(root, u64::MAX)?;
+    journal.begin((0, 59));
+    journal.append(&empty)?;
+    let start = Instant::now();
+    journal.append(&frame)?;
+    let append = start.elapsed();
+    drop(journal);
+
+    let start = Instant::now();
+    let (mut journal, recovery) = Journal::open(root, u64::MAX)?;
+    let window = recovery.windows.first().context("no window came back")?;
+    let frames = window.frames()?.collect::<Result<Vec<_>, _>>()?;
+    let replay = start.elapsed();
+    ensure!(frames == [empty, frame], "other frames came back");
+    journal.forget(window.id)?;
+    Ok(JournalCost { encode, append, replay, bytes })
 }

@@ -9,12 +9,15 @@ use crate::doctor;
 use crate::pipeline::{Pipeline, Summary};
 use crate::select::Selection;
 use crate::sink::SinkError;
+use crate::wall::Wall;
 use crate::window::window_at;
 use ipnet::IpNet;
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::time::TimeValLike as _;
+use nix::time::ClockId;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsFd as _;
@@ -36,6 +39,8 @@ pub(crate) enum Destination {
 pub(crate) struct Settings {
     pub(crate) selection: Selection,
     pub(crate) traffic_type: String,
+    /// Ask the kernel for its verdicts.
+    pub(crate) verdicts: bool,
     pub(crate) interval: u32,
     pub(crate) destination: Destination,
     pub(crate) account_id: Option<String>,
@@ -114,6 +119,14 @@ fn now() -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
+const NANOSECONDS: i64 = 1_000_000_000;
+
+/// Wall clock and monotonic clock, in nanoseconds.
+fn clocks() -> (i64, i64) {
+    let read = |clock: ClockId| clock.now().map_or(0, |time| time.num_nanoseconds());
+    (read(ClockId::CLOCK_REALTIME), read(ClockId::CLOCK_MONOTONIC))
+}
+
 /// Runs until SIGINT or SIGTERM.
 pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     let Plan { settings, pipeline, machine_id, lock: _lock } = plan;
@@ -131,6 +144,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
         capture.attach_by(hook);
     }
     let (start, last) = window_at(now(), settings.interval);
+    let (wall, monotonic) = clocks();
     let mut daemon = Daemon {
         settings,
         machine_id,
@@ -141,11 +155,17 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
         // The first window begins when we do.
         window: (start.max(now()), last),
         sums: Sums::default(),
+        wall: Wall::new(wall, monotonic),
+        clock_steps: 0,
+        verdicts: false,
     };
     daemon.sync()?;
     // After the attachment, so that no drop comes whose packet was not counted.
-    if let Err(why) = daemon.capture.watch_drops() {
-        tracing::warn!("every record will be ACCEPT: {why}");
+    if daemon.settings.verdicts {
+        match daemon.capture.watch_drops() {
+            Ok(()) => daemon.verdicts = true,
+            Err(why) => tracing::warn!("every record will be ACCEPT: {why}"),
+        }
     }
     daemon.say_ready(&sizes);
     let mut stop = false;
@@ -185,6 +205,10 @@ struct Daemon {
     /// First and last second.
     window: (i64, i64),
     sums: Sums,
+    wall: Wall,
+    clock_steps: u64,
+    /// The kernel's verdicts are on: else every record is ACCEPT.
+    verdicts: bool,
 }
 
 impl Daemon {
@@ -224,25 +248,45 @@ impl Daemon {
 
     /// Drains when it is time to, closes the window when it has ended.
     fn tick(&mut self, stop: bool) -> Result<(), Failure> {
+        let (wall, monotonic) = clocks();
+        if let Some(step) = self.wall.step(wall, monotonic) {
+            self.step(step, wall)?;
+        }
+        self.capture.flush_log();
         let now = now();
         let (start, last) = self.window;
         // A clock set back before the window ends it as well: a window never spans such a step.
         let ended = now > last || now < start;
         if stop || ended {
-            self.drain()?;
+            self.drain(0)?;
             self.close(start, if ended { last } else { now }, stop)?;
             let (next, next_last) = window_at(now, self.settings.interval);
             // Windows never overlap, unless the clock itself goes back.
             self.window = (if now < start { now } else { next.max(start) }, next_last);
         } else if !self.settings.hold_drain && self.capture.crowded() {
-            self.drain()?;
+            self.drain(0)?;
         }
         Ok(())
     }
 
-    fn drain(&mut self) -> Result<(), Failure> {
+    /// The wall clock was stepped: the window ends where it was, and another begins where it is now, so that no record
+    /// spans the step.
+    fn step(&mut self, step: i64, wall: i64) -> Result<(), Failure> {
+        let before = (wall - step) / NANOSECONDS;
+        tracing::warn!(seconds = step / NANOSECONDS, "the wall clock was stepped: the window ends early");
+        self.clock_steps += 1;
+        self.drain(step)?;
+        let (start, last) = self.window;
+        self.close(start, before.clamp(start, last), false)?;
+        let now = wall / NANOSECONDS;
+        self.window = (now, window_at(now, self.settings.interval).1);
+        Ok(())
+    }
+
+    /// `stepped`: by how many nanoseconds the wall clock was stepped since the last tick.
+    fn drain(&mut self, stepped: i64) -> Result<(), Failure> {
         let pipeline = &mut self.pipeline;
-        self.capture.drain(|drained| {
+        self.capture.drain_after_step(stepped, |drained| {
             pipeline.absorb(drained);
             Ok(())
         })
@@ -299,11 +343,12 @@ impl Daemon {
         };
         let names = if names.is_empty() { "none yet".to_owned() } else { names.join(",") };
         eprintln!(
-            "flowlogd ready: interfaces={names} flows_per_cpu={} overflow={} cpus={} tables={}MiB interval={}s destination={destination}",
+            "flowlogd ready: interfaces={names} flows_per_cpu={} overflow={} cpus={} tables={}MiB verdicts={} interval={}s destination={destination}",
             sizes.sets4 * 4,
             sizes.overflow,
             sizes.cpus,
             sizes.table_bytes() >> 20,
+            if self.verdicts { "kernel" } else { "none" },
             self.settings.interval,
         );
     }
@@ -314,6 +359,7 @@ impl Daemon {
         let report = self.capture.drop_report().ok().flatten();
         let lost: u64 = report.iter().flat_map(|report| &report.lost).map(|(_, count)| count).sum();
         let fields = [
+            ("verdicts", u8::from(self.verdicts).to_string()),
             ("windows", windows.to_string()),
             ("records", total.records.to_string()),
             ("seen_packets", total.seen.packets.to_string()),
@@ -325,6 +371,7 @@ impl Daemon {
             ("rejected_bytes", total.rejected.bytes.to_string()),
             ("drops_unmatched_packets", unmatched.to_string()),
             ("drops_lost", lost.to_string()),
+            ("clock_steps", self.clock_steps.to_string()),
             ("sum_error_packets", total.sum_error.0.to_string()),
             ("sum_error_bytes", total.sum_error.1.to_string()),
             ("windows_with_error", with_error.to_string()),

@@ -2,7 +2,7 @@
 //! Reads /proc and /sys and loads the programs once, attached to nothing.
 #![forbid(unsafe_code)]
 
-use crate::capture::{Capture, Sizes, interfaces};
+use crate::capture::{self, Capture, Sizes, interfaces};
 use std::fs;
 
 /// How a check came out.
@@ -36,7 +36,7 @@ pub(crate) fn missing_capabilities() -> Vec<&'static str> {
 
 /// Runs all checks, in the order in which they matter.
 pub(crate) fn checks() -> Vec<Check> {
-    vec![capabilities(), programs(), kernel(), btf(), lockdown(), realtime(), selected()]
+    vec![capabilities(), programs(), kernel(), verdicts(), lockdown(), realtime(), selected()]
 }
 
 fn capabilities() -> Check {
@@ -78,15 +78,17 @@ fn kernel() -> Check {
     }
 }
 
-fn btf() -> Check {
-    if fs::exists("/sys/kernel/btf/vmlinux").unwrap_or(false) {
-        return Check { name: "BTF", verdict: Verdict::Good, found: "present".to_owned(), fix: None };
-    }
-    Check {
-        name: "BTF",
-        verdict: Verdict::Limited,
-        found: "no /sys/kernel/btf/vmlinux".to_owned(),
-        fix: Some("a kernel with CONFIG_DEBUG_INFO_BTF; not needed for counting"),
+fn verdicts() -> Check {
+    match capture::verdicts_available() {
+        Ok(()) => {
+            Check { name: "verdicts", verdict: Verdict::Good, found: "BTF and drop reasons".to_owned(), fix: None }
+        }
+        Err(why) => Check {
+            name: "verdicts",
+            verdict: Verdict::Limited,
+            found: format!("every record will be ACCEPT: {why}"),
+            fix: Some("Linux 5.17 or newer with CONFIG_DEBUG_INFO_BTF; not needed for counting"),
+        },
     }
 }
 

@@ -11,9 +11,12 @@ mod doctor;
 mod encode;
 mod exclude;
 mod identity;
+#[cfg_attr(not(test), expect(dead_code, reason = "no one but the benchmark uses all of it yet"))]
+mod journal;
 mod pipeline;
 mod record;
 mod select;
 mod sink;
 mod verdict;
+mod wall;
 mod window;

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
 use flowlogd::bench;
-use flowlogd::capture::{Capture, Offload, Sizes};
+use flowlogd::capture::flow::Drained;
+use flowlogd::capture::{Capture, DrainTimes, Offload, Sizes};
 
 use crate::packet::Packets;
 use crate::report::{Cell, Table};
@@ -38,14 +39,27 @@ fn window_of_now() -> Result<(i64, i64)> {
     Ok((now - 3600, now + 1))
 }
 
-/// Fills a table, empties it and takes the times.
-fn round(capture: &mut Capture, flows: u32) -> Result<[Duration; 7]> {
+/// Half full with so many flows, as full as an agent lets it become.
+pub(crate) fn open(flows: u32) -> Result<Capture> {
+    let mut sizes = Sizes::for_machine(machine::cpus(), machine::ram_bytes()).with_slots(flows * 2);
+    (sizes.sets6, sizes.overflow) = (2, 1 << 17);
+    Ok(Capture::open(sizes)?)
+}
+
+/// Fills the table and empties it.
+pub(crate) fn fill_and_drain(capture: &mut Capture, flows: u32) -> Result<(Drained, DrainTimes)> {
     let mut packets = Packets::new(false);
     for flow in 0..flows {
         capture.test_run("ingress", packets.of_flow(flow), Offload::default(), 1)?;
     }
     let (drained, times) = capture.drain_timed()?;
     ensure_counted(&drained, flows as usize)?;
+    Ok((drained, times))
+}
+
+/// Takes the times of one drain.
+fn round(capture: &mut Capture, flows: u32) -> Result<[Duration; 7]> {
+    let (drained, times) = fill_and_drain(capture, flows)?;
     let (first, last) = window_of_now()?;
     let start = Instant::now();
     let window = bench::close_window(drained, first, last);
@@ -64,14 +78,16 @@ fn round(capture: &mut Capture, flows: u32) -> Result<[Duration; 7]> {
     Ok([times.swap, times.read, times.clear, close, format, sum, directory])
 }
 
+/// Numbers of flows, and how often each is measured.
+pub(crate) fn counts_and_rounds(settings: &Settings) -> (&'static [u32], usize) {
+    if settings.quick { (&[100_000], 2) } else { (&[100_000, 1_000_000], 5) }
+}
+
 pub(crate) fn run(settings: &Settings) -> Result<Table> {
-    let (counts, rounds): (&[u32], usize) = if settings.quick { (&[100_000], 2) } else { (&[100_000, 1_000_000], 5) };
+    let (counts, rounds) = counts_and_rounds(settings);
     let mut table = Table::new("drain: ms on one core, min/median", &["flows", "step", "min", "median"]);
     for &flows in counts {
-        // Half full, as full as an agent lets it become.
-        let mut sizes = Sizes::for_machine(machine::cpus(), machine::ram_bytes()).with_slots(flows * 2);
-        (sizes.sets6, sizes.overflow) = (2, 1 << 17);
-        let mut capture = Capture::open(sizes)?;
+        let mut capture = open(flows)?;
         let rounds = (0..rounds).map(|_| round(&mut capture, flows)).collect::<Result<Vec<_>>>()?;
         for (step, name) in STEPS {
             let times: Vec<f64> = rounds.iter().map(|times| times[step as usize].as_secs_f64() * 1e3).collect();

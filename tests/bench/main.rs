@@ -4,7 +4,9 @@
 //! agent's. Results are also written below `tests/bench/runs`.
 
 mod drain;
+mod drops;
 mod flood;
+mod journal;
 mod machine;
 mod packet;
 mod peers;
@@ -20,8 +22,8 @@ use flowlogd::capture::Sizes;
 use flowlogd::capture::flow::Drained;
 use flowlogd_tests::netns;
 
-const HELP: &str = "Usage: cargo xtask bench [--peers] [-- [--quick] [packet] [drain] [flood]]\n\
-                    Measures packet, drain and flood unless some are named. --quick: fewer rounds and flows, half a \
+const HELP: &str = "Usage: cargo xtask bench [--peers] [-- [--quick] [packet] [drain] [journal] [flood] [drops]]\n\
+                    Measures these five unless some are named. --quick: fewer rounds and flows, half a \
                     minute.\n\
                     --peers: measures flowlogd, softflowd and pmacctd under the same flood, two minutes; the others \
                     only if named.";
@@ -40,7 +42,7 @@ fn settings() -> Result<Option<Settings>> {
             "--quick" => settings.quick = true,
             "-h" | "--help" => return Ok(None),
             "--peers" => settings.only.push("peers".to_owned()),
-            "packet" | "drain" | "flood" => settings.only.push(argument),
+            "packet" | "drain" | "journal" | "flood" | "drops" => settings.only.push(argument),
             _ => bail!("unknown argument '{argument}'\n{HELP}"),
         }
     }
@@ -101,8 +103,14 @@ fn run() -> Result<()> {
     println!("{machine_line}\n");
     let mut text = format!("# {machine_line}\n");
     type Part = fn(&Settings) -> Result<report::Table>;
-    let parts: [(&str, Part); 4] =
-        [("packet", packet::run), ("drain", drain::run), ("flood", flood::run), ("peers", peers::run)];
+    let parts: [(&str, Part); 6] = [
+        ("packet", packet::run),
+        ("drain", drain::run),
+        ("journal", journal::run),
+        ("flood", flood::run),
+        ("drops", drops::run),
+        ("peers", peers::run),
+    ];
     for (name, part) in parts {
         // Peers have to be installed, so they are only measured when named.
         let is_default = settings.only.is_empty() && name != "peers";
@@ -111,7 +119,7 @@ fn run() -> Result<()> {
         }
         // A thread of its own, so that only what it measures is bound to one CPU.
         let work = || {
-            if name == "packet" || name == "drain" {
+            if ["packet", "drain", "journal"].contains(&name) {
                 machine::pin()?;
             }
             part(&settings)

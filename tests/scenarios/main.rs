@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bridge;
+mod clock;
 mod clsact;
 mod coexistence;
 mod conservation;

@@ -243,3 +243,31 @@ fn drops_of_another_namespace_are_not_ours() -> Result<()> {
     ensure!(accepted == Totals { packets: 30, bytes: 30 * 128 }, "{accepted}");
     Ok(())
 }
+
+/// A kernel that does not tell why it drops: everything is ACCEPT, and that is said once.
+fn everything_is_accept(options: Options, warnings: usize) -> Result<()> {
+    let pair = Pair::new()?;
+    let firewall = Firewall::new(&pair.b, "type filter hook input priority 0", &RULES)?;
+    let agent = Agent::start(&pair.b, &options.interval(600))?;
+    policy::datagrams(&pair.a, Pair::B4, DROPPED, 100, 20)?;
+    let matched = firewall.wait_matched("dropped4", 20)?;
+    let stopped = agent.stop()?;
+    stopped.expect_nothing_lost()?;
+    ensure!(stopped.count("verdicts")? == 0, "{:?}", stopped.stderr);
+    let said = stopped.stderr.iter().filter(|line| line.contains("every record will be ACCEPT")).count();
+    ensure!(said == warnings, "said {said} times: {:?}", stopped.stderr);
+    ensure!(records::by_action(&stopped.records, "REJECT").is_empty(), "{:?}", stopped.records);
+    let accepted = to_port(&records::by_action(&stopped.records, "ACCEPT"), DROPPED, true);
+    ensure!(accepted == matched, "{accepted}, not {matched}");
+    Ok(())
+}
+
+#[test]
+fn a_kernel_without_btf() -> Result<()> {
+    everything_is_accept(Options::on(&["b0"]).after("mount -t tmpfs none /sys/kernel/btf"), 1)
+}
+
+#[test]
+fn verdicts_turned_off() -> Result<()> {
+    everything_is_accept(Options::on(&["b0"]).args("--no-verdicts"), 0)
+}

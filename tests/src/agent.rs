@@ -71,6 +71,10 @@ pub struct Options {
     /// Seconds.
     pub interval: u32,
     pub extra: Vec<String>,
+    /// What the program is started by.
+    pub wrapper: Vec<String>,
+    /// Environment of the process.
+    pub env: Vec<(String, String)>,
     /// The directory to write to; else a temporary one.
     pub into: Option<PathBuf>,
 }
@@ -82,6 +86,8 @@ impl Options {
             destination: Destination::Directory,
             interval: 1,
             extra: Vec::new(),
+            env: Vec::new(),
+            wrapper: Vec::new(),
             into: None,
         }
     }
@@ -101,6 +107,20 @@ impl Options {
     #[must_use]
     pub fn into(mut self, directory: &Path) -> Self {
         self.into = Some(directory.to_owned());
+        self
+    }
+
+    /// Starts the program by `sh -c`, after `line` has run in a mount namespace of its own.
+    #[must_use]
+    pub fn after(mut self, line: &str) -> Self {
+        let script = format!("{line} && exec \"$0\" \"$@\"");
+        self.wrapper = ["unshare", "--mount", "sh", "-c", &script].map(str::to_owned).to_vec();
+        self
+    }
+
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -154,7 +174,9 @@ impl Agent {
         let (temporary, state) = (TempDir::new()?, TempDir::new()?);
         let logs = options.into.clone().unwrap_or_else(|| temporary.path().to_owned());
         // The kernel ends the agent when a killed test run can no longer.
-        let mut command = command(ns, &["setpriv", "--pdeathsig", "KILL"], &binary()?);
+        let wrapper: Vec<&str> =
+            ["setpriv", "--pdeathsig", "KILL"].into_iter().chain(options.wrapper.iter().map(String::as_str)).collect();
+        let mut command = command(ns, &wrapper, &binary()?);
         command.arg("run");
         for interface in &options.interfaces {
             command.args(["--interface", interface]);
@@ -170,6 +192,7 @@ impl Agent {
             .arg(state.path())
             .args(["--max-aggregation-interval", &options.interval.to_string()])
             .args(&options.extra)
+            .envs(options.env.iter().cloned())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command.spawn()?;
@@ -198,6 +221,13 @@ impl Agent {
 
     pub fn state_directory(&self) -> &Path {
         self.state.path()
+    }
+
+    /// Waits for a line of its log that holds this.
+    pub fn wait_said(&self, what: &str) -> Result<()> {
+        wait_for(&format!("`{what}` in the log"), STOP_LIMIT, || {
+            Ok(snapshot(&self.stderr.0).iter().any(|line| line.contains(what)).then_some(()))
+        })
     }
 
     /// The records written so far.

@@ -247,8 +247,9 @@ impl Loaded {
     }
 
     /// Reads an epoch that nobody writes any more.
-    pub(crate) fn read(&mut self, epoch: u32) -> Result<Drained, Error> {
-        let clock = self.read_clock()?;
+    /// `stepped`: see [`Loaded::read_clock`].
+    pub(crate) fn read(&mut self, epoch: u32, stepped: i64) -> Result<Drained, Error> {
+        let clock = self.read_clock(stepped)?;
         let (shape4, shape6) = (self.shape4(), self.shape6());
         let mut flows = Vec::with_capacity(
             estimate(&self.flow4, shape4, epoch, KEY_WORD4) + estimate(&self.flow6, shape6, epoch, KEY_WORD6),

@@ -45,7 +45,7 @@ impl From<BtfError> for Unavailable {
 }
 
 /// Name of a global in the programs, struct, field.
-const OFFSETS: [(&str, &str, &[&str]); 14] = [
+const OFFSETS: [(&str, &str, &[&str]); 13] = [
     ("SKB_DEV", "sk_buff", &["dev"]),
     ("SKB_REFDST", "sk_buff", &["_skb_refdst"]),
     ("SKB_IIF", "sk_buff", &["skb_iif"]),
@@ -54,7 +54,6 @@ const OFFSETS: [(&str, &str, &[&str]); 14] = [
     ("SKB_TAIL", "sk_buff", &["tail"]),
     ("SKB_LEN", "sk_buff", &["len"]),
     ("INFO_GSO_SIZE", "skb_shared_info", &["gso_size"]),
-    ("INFO_GSO_SEGS", "skb_shared_info", &["gso_segs"]),
     ("DEV_IFINDEX", "net_device", &["ifindex"]),
     ("DEV_NET", "net_device", &["nd_net", "net"]),
     ("NET_INUM", "net", &["ns", "inum"]),
@@ -114,14 +113,17 @@ impl Kernel {
         if [0, 4, 8, 16].iter().zip(&beside).any(|(distance, offset)| beside[0] + distance != *offset) {
             return Err(Unavailable::Other(format!("unknown layout of sk_buff: tail, end, head, data at {beside:?}")));
         }
-        let namespace = fs::metadata("/proc/self/ns/net").map_err(|e| Unavailable::Other(e.to_string()))?.ino();
+        if btf.offset("skb_shared_info", &["gso_segs"])? != btf.offset("skb_shared_info", &["gso_size"])? + 2 {
+            return Err(Unavailable::Other("unknown layout of skb_shared_info: gso_size and gso_segs".to_owned()));
+        }
+        let namespace = fs::metadata("/proc/thread-self/ns/net").map_err(|e| Unavailable::Other(e.to_string()))?.ino();
         Ok(Self { offsets, reasons, namespace: namespace as u32 })
     }
 
     /// Sets the programs' globals.
     pub(crate) fn set<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
         for (global, offset) in &self.offsets {
-            loader.override_global(*global, offset, true);
+            loader.override_global(global, offset, true);
         }
         loader.override_global("NAMESPACE", &self.namespace, true);
     }
@@ -189,6 +191,20 @@ impl Drops {
         let causes = [(Loss::NoInterface, "no_interface"), (Loss::Unparsable, "unparsable"), (Loss::NoRoom, "no_room")];
         causes.into_iter().map(|(loss, name)| Ok((name, self.losses.get(&(loss as u32), 0)?))).collect()
     }
+}
+
+/// For the benchmark.
+pub(crate) fn attach_empty(ebpf: &mut Ebpf, times: u32) -> Result<(), Error> {
+    let program = tracepoint(ebpf, "drop_empty")?;
+    program.load(TRACEPOINT, &kernel_btf()?)?;
+    for _ in 0..times {
+        program.attach()?;
+    }
+    Ok(())
+}
+
+fn kernel_btf() -> Result<AyaBtf, Error> {
+    AyaBtf::from_sys_fs().map_err(|e| Error::Io { what: "read BTF", source: std::io::Error::other(e) })
 }
 
 fn tracepoint<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut BtfTracePoint, Error> {

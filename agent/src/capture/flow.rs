@@ -5,15 +5,17 @@
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 /// Relative to the interface.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Direction {
     Ingress,
     Egress,
 }
 
 /// The host firewall's verdict.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Verdict {
     Accept,
     Reject,
@@ -83,7 +85,7 @@ impl Flow {
 }
 
 /// Packets and IP bytes.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Total {
     pub packets: u64,
     pub bytes: u64,
@@ -97,7 +99,7 @@ impl std::ops::AddAssign for Total {
 }
 
 /// One interface and direction within one drain.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct InterfaceTotals {
     pub ifindex: u32,
     pub direction: Direction,
@@ -113,7 +115,7 @@ pub struct InterfaceTotals {
 }
 
 /// What a policy dropped of a flow, with the verdict [`Verdict::Reject`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Dropped {
     pub flow: Flow,
     /// The packets are also in an accepted flow, of this drain or, for a few, of the next.
@@ -121,7 +123,7 @@ pub struct Dropped {
 }
 
 /// Result of one drain. Flows within one batch have distinct keys; a key may recur in another batch.
-#[derive(Clone, Default, PartialEq, Eq, Debug)]
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Drained {
     pub batches: Vec<Vec<Flow>>,
     pub totals: Vec<InterfaceTotals>,

@@ -8,6 +8,8 @@ use agent_common::interface::InterfaceSet;
 use aya::maps::{Array, Map, MapData, PerCpuHashMap};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunAttrs, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
+use log::Log;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use super::Error;
@@ -111,6 +113,8 @@ pub(crate) struct Loaded {
     /// As `overflow_fd`.
     pub(crate) dropped_fd: OwnedFd,
     clock: Array<MapData, u64>,
+    /// The programs' own warnings.
+    pub(crate) log: EbpfLogger<&'static dyn Log>,
     /// Keeps the mapped maps' descriptors: aya patches descriptor numbers when it loads programs.
     _maps: Vec<Map>,
 }
@@ -151,6 +155,8 @@ pub(crate) fn load(sizes: Sizes) -> Result<Loaded, Error> {
         .map_max_entries("DROP_REASONS", sizes.cpus * REASONS)
         .map_max_entries("HAND_OFF", sizes.cpus)
         .load(OBJECT)?;
+    let log = EbpfLogger::init(&mut ebpf)
+        .map_err(|e| Error::Io { what: "read the programs' log", source: std::io::Error::other(e) })?;
     for name in ["ingress", "egress", "ingress_bare", "egress_bare", "clock", "empty"] {
         program(&mut ebpf, name)?.load()?;
     }
@@ -190,6 +196,7 @@ pub(crate) fn load(sizes: Sizes) -> Result<Loaded, Error> {
             .try_into()?,
         clock: ebpf.take_map("CLOCK").ok_or(Error::Missing("CLOCK"))?.try_into()?,
         grace: GracePeriod::new().map_err(|source| Error::Io { what: "create the grace-period map", source })?,
+        log,
         _maps: maps,
         kernel,
         ebpf,
@@ -203,8 +210,9 @@ pub(crate) fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a 
 }
 
 impl Loaded {
-    /// Reads jiffies and wall clock at one moment.
-    pub(crate) fn read_clock(&mut self) -> Result<Reading, Error> {
+    /// Reads jiffies and wall clock at one moment. `stepped`: nanoseconds to take off the wall clock again, which was
+    /// stepped after what is to be dated.
+    pub(crate) fn read_clock(&mut self, stepped: i64) -> Result<Reading, Error> {
         let program = program(&mut self.ebpf, "clock")?;
         // The least that BPF_PROG_TEST_RUN accepts is an Ethernet header.
         let packet = [0; 14];
@@ -214,7 +222,10 @@ impl Loaded {
             ..Default::default()
         })?;
         let jiffies = self.clock.get(&0, 0)?;
-        Ok(Reading::new(self.ticks, jiffies, std::time::SystemTime::now()))
+        let now = std::time::SystemTime::now();
+        let distance = std::time::Duration::from_nanos(stepped.unsigned_abs());
+        let before = if stepped < 0 { now.checked_add(distance) } else { now.checked_sub(distance) };
+        Ok(Reading::new(self.ticks, jiffies, before.unwrap_or(now)))
     }
 }
 

@@ -48,6 +48,11 @@ pub enum Error {
     Interfaces(#[from] nix::errno::Errno),
 }
 
+/// Whether this kernel tells why it drops a packet.
+pub fn verdicts_available() -> Result<(), Unavailable> {
+    drops::Kernel::read().map(drop)
+}
+
 /// The running capture: programs, tables and attachments.
 pub struct Capture {
     loaded: Loaded,
@@ -118,11 +123,26 @@ impl Capture {
     /// Ends the current epoch and hands over what it counted. `take` must have made it safe when it returns: then
     /// the kernel's copy is cleared. Blocks for a grace period (about 10 ms).
     pub fn drain<E: From<Error>>(&mut self, take: impl FnOnce(Drained) -> Result<(), E>) -> Result<(), E> {
+        self.drain_after_step(0, take)
+    }
+
+    /// As [`Self::drain`], just after the wall clock was stepped by so many nanoseconds: what was counted is dated by
+    /// the clock as it was.
+    pub fn drain_after_step<E: From<Error>>(
+        &mut self,
+        stepped: i64,
+        take: impl FnOnce(Drained) -> Result<(), E>,
+    ) -> Result<(), E> {
         let epoch = self.loaded.swap()?;
-        let drained = self.loaded.read(epoch)?;
+        let drained = self.loaded.read(epoch, stepped)?;
         take(drained)?;
         self.loaded.clear(epoch)?;
         Ok(())
+    }
+
+    /// Hands the programs' own warnings to the log.
+    pub fn flush_log(&mut self) {
+        self.loaded.log.flush();
     }
 
     /// Whether a drain should not wait for the window's end.

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 use super::attach::attach_programs;
+use super::drops;
 use super::flow::Drained;
 use super::interfaces::Interface;
 use super::load::program;
@@ -88,10 +89,15 @@ impl Capture {
         let start = Instant::now();
         let epoch = self.loaded.swap()?;
         let swapped = Instant::now();
-        let drained = self.loaded.read(epoch)?;
+        let drained = self.loaded.read(epoch, 0)?;
         let read = Instant::now();
         self.loaded.clear(epoch)?;
         Ok((drained, DrainTimes { swap: swapped - start, read: read - swapped, clear: read.elapsed() }))
+    }
+
+    /// Puts the empty program where the programs on drops would be, so many times.
+    pub fn watch_nothing(&mut self, times: u32) -> Result<(), Error> {
+        drops::attach_empty(&mut self.loaded.ebpf, times)
     }
 
     /// Puts the empty program on both directions of an interface that this capture does not watch.

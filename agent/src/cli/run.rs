@@ -30,6 +30,9 @@ pub(super) struct Args {
     /// Which verdicts to log
     #[arg(long, value_name = "TYPE", help_heading = "Source", default_value = "ALL", value_parser = ["ALL", "ACCEPT", "REJECT"])]
     traffic_type: String,
+    /// Log every packet as ACCEPT and leave the kernel's drops alone
+    #[arg(long, help_heading = "Source", conflicts_with = "traffic_type")]
+    no_verdicts: bool,
     /// Aggregation interval; AWS knows 60 and 600
     #[arg(long, value_name = "SECONDS", help_heading = "Source", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=600))]
     max_aggregation_interval: u32,
@@ -113,6 +116,7 @@ impl Args {
         Ok(Settings {
             selection: Selection { globs: self.interface.clone(), subnets: self.subnet.clone() },
             traffic_type: self.traffic_type.clone(),
+            verdicts: !self.no_verdicts,
             interval: self.max_aggregation_interval,
             destination: self.destination()?,
             account_id: self.account_id.clone(),
