@@ -10,7 +10,7 @@ use flowlogd_tests::netns::{Netns, Pair};
 use flowlogd_tests::nft::{Firewall, Ledger};
 use flowlogd_tests::policy::{self, Split};
 use flowlogd_tests::traffic::{self, Sink};
-use flowlogd_tests::{Flow, TCP, Totals, UDP, expect_equal, records};
+use flowlogd_tests::{Flow, ICMP, TCP, Totals, UDP, expect_equal, records};
 
 const DATAGRAMS: u64 = 100;
 const SIZE: usize = 172;
@@ -152,4 +152,47 @@ fn an_answer_refused_in_forward() -> Result<()> {
     others.expect("as translated", Split::default())?;
     let bridge = bridge.stop()?;
     Split::of(&bridge, |flow| flow.sport == 9000).expect("never reached the bridge", Split::default())
+}
+
+/// Both address families: what is redirected to another port of this host and refused there.
+#[test]
+fn a_redirected_port_refused_at_input() -> Result<()> {
+    let pair = Pair::new()?;
+    pair.b.run(&["nft", "add table inet nat"])?;
+    pair.b.run(&["nft", "add chain inet nat in { type nat hook prerouting priority dstnat; }"])?;
+    pair.b.run(&["nft", "add rule inet nat in udp dport 7001 redirect to :7002"])?;
+    let rules =
+        [("four", "meta nfproto ipv4 udp dport 7002", "drop"), ("six", "meta nfproto ipv6 udp dport 7002", "drop")];
+    let firewall = Firewall::new(&pair.b, "type filter hook input priority 0", &rules)?;
+    let agent = agent_on(&pair.b, "b0")?;
+    for (to, rule) in [(Pair::B4, "four"), (Pair::B6, "six")] {
+        policy::datagrams(&pair.a, to, 7001, SIZE, DATAGRAMS)?;
+        firewall.wait_matched(rule, DATAGRAMS)?;
+    }
+    let stopped = agent.stop()?;
+    policy::expect_all_matched(&stopped)?;
+    for (v4, rule) in [(true, "four"), (false, "six")] {
+        Split::udp(&stopped, 7001, v4).expect(rule, Split::rejected(firewall.matched(rule)?))?;
+        Split::udp(&stopped, 7002, v4).expect(rule, Split::default())?;
+    }
+    Ok(())
+}
+
+/// A protocol without ports, whose identifier connection tracking keeps where ports would be.
+#[test]
+fn an_echo_reply_refused_in_forward() -> Result<()> {
+    let net = Container::new()?;
+    let rules = [("reply", "icmp type echo-reply", "drop")];
+    let firewall = Firewall::new(net.host(), "type filter hook forward priority 0", &rules)?;
+    let agent = agent_on(net.host(), "b0")?;
+    // Fails, as no reply comes.
+    let _ = net.inside.run(&["ping", "-c", "4", "-i", "0.2", "-W", "1", Pair::A4]);
+    let matched = firewall.wait_matched("reply", 4)?;
+    let stopped = agent.stop()?;
+    policy::expect_all_matched(&stopped)?;
+    let (outside, host) = (Pair::A4.parse()?, Pair::B4.parse()?);
+    let reply = Flow { src: outside, dst: host, protocol: ICMP, sport: 0, dport: 0 };
+    let request = Flow { src: host, dst: outside, ..reply };
+    Split::of(&stopped, |flow| *flow == reply).expect("reply", Split::rejected(matched))?;
+    Split::of(&stopped, |flow| *flow == request).expect("request", accepted(matched))
 }

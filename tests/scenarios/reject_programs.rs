@@ -86,6 +86,7 @@ fn generic_xdp() -> Result<()> {
         return expect_dropped(&stopped, dropped, "generic XDP");
     }
     policy::expect_all_matched(&stopped)?;
+    ensure!(stopped.count("drops_lost")? == 0, "{:?}", stopped.stderr);
     ensure!(dropped == 2 * DATAGRAMS, "the program dropped {dropped}");
     for v4 in [true, false] {
         Split::udp(&stopped, 7001, v4).expect("dropped without a reason", Split::default())?;

@@ -72,7 +72,10 @@ const TUPLE: [(&[&str], u32); 6] = [
 ];
 
 /// Where connection tracking keeps what a packet was called before its addresses were translated.
-fn conntrack(btf: &Btf) -> Result<[(&'static str, u32); 3], BtfError> {
+fn conntrack(mut btf: Btf) -> Result<[(&'static str, u32); 3], BtfError> {
+    if let Ok(module) = fs::read(btf::CONNTRACK) {
+        btf.extend(&module)?;
+    }
     for (path, offset) in TUPLE {
         if btf.offset("nf_conntrack_tuple", path)? != offset {
             return Err(BtfError::Missing("nf_conntrack_tuple of the known layout".to_owned()));
@@ -103,8 +106,6 @@ impl Kernel {
             })?;
             offsets.push((global, found));
         }
-        // Optional: without it, drops of translated packets find no counterpart, and that is counted.
-        offsets.extend(conntrack(&btf).into_iter().flatten());
         // The programs read these four at once.
         let beside: Vec<u32> = ["tail", "end", "head", "data"]
             .iter()
@@ -116,6 +117,8 @@ impl Kernel {
         if btf.offset("skb_shared_info", &["gso_segs"])? != btf.offset("skb_shared_info", &["gso_size"])? + 2 {
             return Err(Unavailable::Other("unknown layout of skb_shared_info: gso_size and gso_segs".to_owned()));
         }
+        // Optional: without it, drops of translated packets find no counterpart, and that is counted.
+        offsets.extend(conntrack(btf).into_iter().flatten());
         let namespace = fs::metadata("/proc/thread-self/ns/net").map_err(|e| Unavailable::Other(e.to_string()))?.ino();
         Ok(Self { offsets, reasons, namespace: namespace as u32 })
     }
