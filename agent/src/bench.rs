@@ -46,7 +46,7 @@ impl Window {
     fn batch(&self) -> Batch<'_> {
         let Closed { start, end, ref flows, .. } = self.closed;
         let account_id = identity::STAND_IN_ACCOUNT_ID;
-        Batch { account_id, start, end, flows, statuses: &[], interface_ids: &self.interface_ids }
+        Batch { account_id, number: 0, start, end, flows, statuses: &[], interface_ids: &self.interface_ids }
     }
 }
 
@@ -93,7 +93,7 @@ pub fn journal(drained: Drained, root: &Path) -> anyhow::Result<JournalCost> {
     let encode = start.elapsed();
 
     let (mut journal, _) = Journal::open(root, u64::MAX)?;
-    journal.begin((0, 59));
+    journal.begin((0, 59), 0);
     journal.append(&empty)?;
     let start = Instant::now();
     journal.append(&frame)?;

@@ -3,10 +3,12 @@
 #![forbid(unsafe_code)]
 
 use crate::capture::interfaces::{self, Interface, Watch};
-use crate::capture::{Capture, Hook, Sizes};
+use crate::capture::{self, Capture, Generation, Hook, PinError, Pins, Sizes};
 use crate::cli::Failure;
 use crate::doctor;
-use crate::pipeline::{Pipeline, Summary};
+use crate::durable::Durable;
+use crate::journal::{Closing, Frame, JournalError, Recovered, Recovery};
+use crate::pipeline::{Pending, Pipeline, Summary};
 use crate::select::Selection;
 use crate::sink::SinkError;
 use crate::wall::Wall;
@@ -18,14 +20,17 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeValLike as _;
 use nix::time::ClockId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How often tables are looked at for an early drain, and the longest wait for a signal.
 const TICK: Duration = Duration::from_millis(50);
+
+/// How often the programs are looked for on their interfaces.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Where records go.
 #[derive(Clone, Debug)]
@@ -50,6 +55,8 @@ pub(crate) struct Settings {
     pub(crate) subnet_cidrs: Vec<IpNet>,
     pub(crate) log_excluded: Vec<String>,
     pub(crate) state_directory: PathBuf,
+    /// `None`: the usual one, if it can be used.
+    pub(crate) bpf_directory: Option<PathBuf>,
     pub(crate) flow_table_slots: Option<u32>,
     pub(crate) overflow_slots: Option<u32>,
     pub(crate) hold_drain: bool,
@@ -63,6 +70,7 @@ pub(crate) struct Plan {
     pipeline: Pipeline,
     machine_id: String,
     lock: Flock<File>,
+    pins: Option<Pins>,
 }
 
 /// Checks the settings against this host and its privileges.
@@ -79,9 +87,28 @@ pub(crate) fn plan(settings: Settings) -> Result<Plan, Failure> {
     // Before the destination is opened: opening it removes what a crashed run left half-written, and that must not be
     // what a running agent is writing.
     let lock = lock(&settings.state_directory)?;
+    let pins = pins(settings.bpf_directory.as_deref())?;
     let machine_id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned();
     let pipeline = crate::assemble::pipeline(&settings, &machine_id)?;
-    Ok(Plan { settings, pipeline, machine_id, lock })
+    Ok(Plan { settings, pipeline, machine_id, lock, pins })
+}
+
+/// Where the kernel side is to outlive us. Without such a place the agent works as well, until it is killed.
+fn pins(directory: Option<&Path>) -> Result<Option<Pins>, Failure> {
+    let path = directory.unwrap_or(Path::new(capture::DEFAULT_DIRECTORY));
+    match Pins::open(path) {
+        Ok(pins) => Ok(Some(pins)),
+        Err(error @ PinError::InUse) if directory.is_some() => {
+            Err(Failure::Run(format!("--bpf-directory '{}': {error}", path.display())))
+        }
+        Err(error) if directory.is_some() => {
+            Err(Failure::Usage(format!("invalid value '{}' for '--bpf-directory': {error}", path.display())))
+        }
+        Err(error) => {
+            tracing::warn!("cannot pin below {}: {error}; counters will not survive a restart", path.display());
+            Ok(None)
+        }
+    }
 }
 
 /// CPUs that may ever come up: per-CPU tables need a part for each.
@@ -105,8 +132,12 @@ fn sizes(settings: &Settings) -> Sizes {
     sizes
 }
 
+fn said(error: JournalError) -> Failure {
+    Failure::Run(error.to_string())
+}
+
 /// Two agents on one state directory would each write half of a host's records under one name.
-fn lock(directory: &PathBuf) -> Result<Flock<File>, Failure> {
+pub(crate) fn lock(directory: &Path) -> Result<Flock<File>, Failure> {
     let said =
         |error: &dyn std::fmt::Display| Failure::Run(format!("--state-directory '{}': {error}", directory.display()));
     std::fs::create_dir_all(directory).map_err(|e| said(&e))?;
@@ -129,7 +160,7 @@ fn clocks() -> (i64, i64) {
 
 /// Runs until SIGINT or SIGTERM.
 pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
-    let Plan { settings, pipeline, machine_id, lock: _lock } = plan;
+    let Plan { settings, pipeline, machine_id, lock: _lock, pins } = plan;
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGINT);
     mask.add(Signal::SIGTERM);
@@ -137,9 +168,13 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     mask.thread_block().map_err(io("block signals"))?;
     let signals =
         SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(io("signalfd"))?;
+    let (durable, recovery) = Durable::open(&settings.state_directory);
     let watch = Watch::new().map_err(io("watch interfaces"))?;
     let sizes = sizes(&settings);
-    let mut capture = Capture::open(sizes)?;
+    let mut capture = match pins {
+        Some(pins) => Capture::open_pinned(sizes, pins)?,
+        None => Capture::open(sizes)?,
+    };
     if let Some(hook) = settings.hook {
         capture.attach_by(hook);
     }
@@ -158,6 +193,9 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
         wall: Wall::new(wall, monotonic),
         clock_steps: 0,
         verdicts: false,
+        gaps: BTreeSet::new(),
+        looked: Instant::now(),
+        durable,
     };
     daemon.sync()?;
     // After the attachment, so that no drop comes whose packet was not counted.
@@ -167,6 +205,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
             Err(why) => tracing::warn!("every record will be ACCEPT: {why}"),
         }
     }
+    daemon.recover(recovery)?;
     daemon.say_ready(&sizes);
     let mut stop = false;
     while !stop {
@@ -178,9 +217,14 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
         stop = matches!(signals.read_signal(), Ok(Some(_)));
         if watch.changed() {
             daemon.sync()?;
+            daemon.durable.name(&daemon.tracked);
+        }
+        if daemon.looked.elapsed() >= LOOK {
+            daemon.look();
         }
         daemon.tick(stop)?;
     }
+    daemon.capture.close();
     daemon.say_stopped();
     Ok(())
 }
@@ -209,6 +253,11 @@ struct Daemon {
     clock_steps: u64,
     /// The kernel's verdicts are on: else every record is ACCEPT.
     verdicts: bool,
+    /// Interfaces that were not counted for a while in this window.
+    gaps: BTreeSet<u32>,
+    /// When the programs were looked for last.
+    looked: Instant,
+    durable: Durable,
 }
 
 impl Daemon {
@@ -246,6 +295,91 @@ impl Daemon {
         Ok(())
     }
 
+    /// Takes up what a former agent left: windows in its journal, and counters in the kernel.
+    fn recover(&mut self, recovery: Recovery) -> Result<(), Failure> {
+        let windows = recovery.windows;
+        let mut journalled = BTreeSet::new();
+        for window in &windows {
+            for frame in window.frames().map_err(said)?.filter_map(Result::ok) {
+                journalled.insert((frame.generation, frame.epoch));
+            }
+        }
+        // The last one goes on, if it was not closed and no index is another interface's now; its end is the present
+        // window's.
+        let goes_on = |window: &Recovered| {
+            let is_same = |(index, id): (&u32, &String)| self.tracked.get(index).is_none_or(|now| now == id);
+            window.closed.is_none() && window.names.iter().all(is_same)
+        };
+        let (open, complete) = match windows.split_last() {
+            Some((last, rest)) if goes_on(last) => (Some(last), rest),
+            _ => (None, windows.as_slice()),
+        };
+        for window in complete {
+            let (end, statuses) = match &window.closed {
+                Some(closing) => (closing.end, Some(closing.statuses.clone())),
+                None => (window.window.1.min(now()).max(window.window.0), None),
+            };
+            let drains = window.frames().map_err(said)?.filter_map(Result::ok).map(|frame| frame.drained);
+            let mut pending = self.pipeline.replay(drains, (window.window.0, end), &window.names, statuses);
+            (pending.number, pending.file) = (window.number, Some(window.id));
+            tracing::info!(window = window.window.0, "publishing what a former agent could not");
+            self.publish(pending, false)?;
+        }
+        if let Some(window) = open {
+            self.durable.resume(window);
+            self.window.0 = window.window.0.min(self.window.0);
+            for frame in window.frames().map_err(said)?.filter_map(Result::ok) {
+                self.pipeline.absorb_former(frame.drained, &window.names, &self.tracked);
+            }
+            tracing::info!(window = window.window.0, "going on with a former agent's window");
+        } else {
+            self.durable.begin(self.window);
+        }
+        self.durable.name(&self.tracked);
+        self.adopt(&journalled)
+    }
+
+    /// Takes over what a former agent left counting, but for epochs that are in its journal.
+    fn adopt(&mut self, journalled: &BTreeSet<(u64, u32)>) -> Result<(), Failure> {
+        let is_known = |generation: Generation, epoch| journalled.contains(&(generation.number(), epoch));
+        for old in self.capture.adopt(is_known)? {
+            let packets: u64 = old.drained.totals.iter().map(|totals| totals.seen.packets).sum();
+            tracing::info!(generation = %old.generation, epoch = old.epoch, packets, "took over a former agent's counters");
+            let id = |name: &String| {
+                let given = self.settings.interface_ids.get(name).cloned();
+                given.unwrap_or_else(|| crate::identity::interface_id(&self.machine_id, name))
+            };
+            let names = old.interfaces.iter().map(|(index, name)| (*index, id(name))).collect();
+            let frame = Frame { generation: old.generation.number(), epoch: old.epoch, drained: old.drained };
+            self.durable.append(&frame);
+            self.pipeline.absorb_former(frame.drained, &names, &self.tracked);
+        }
+        // Every epoch is in the journal, or in memory where there is none.
+        self.capture.release_old();
+        Ok(())
+    }
+
+    /// A new window's journal, with the names that its flows will go by.
+    fn begin(&mut self) {
+        self.durable.begin(self.window);
+        self.durable.name(&self.tracked);
+    }
+
+    /// Puts programs back that somebody else has removed.
+    fn look(&mut self) {
+        self.looked = Instant::now();
+        let changes = self.capture.mend();
+        for interface in &changes.rehooked {
+            // Each once in a window.
+            if self.gaps.insert(interface.index) {
+                tracing::warn!(interface = %interface.name, "somebody took our programs off; hooked again, packets were missed");
+            }
+        }
+        for (interface, error) in &changes.failed {
+            tracing::error!(interface = %interface.name, %error, "cannot hook again");
+        }
+    }
+
     /// Drains when it is time to, closes the window when it has ended.
     fn tick(&mut self, stop: bool) -> Result<(), Failure> {
         let (wall, monotonic) = clocks();
@@ -259,10 +393,24 @@ impl Daemon {
         let ended = now > last || now < start;
         if stop || ended {
             self.drain(0)?;
-            self.close(start, if ended { last } else { now }, stop)?;
+            let closed = self.close(start, if ended { last } else { now }, stop);
+            if closed.is_err() {
+                // Everything was drained: nothing is worth counting on for.
+                self.capture.close();
+            }
+            closed?;
             let (next, next_last) = window_at(now, self.settings.interval);
             // Windows never overlap, unless the clock itself goes back.
             self.window = (if now < start { now } else { next.max(start) }, next_last);
+            if !stop {
+                self.begin();
+            }
+        } else if self.durable.is_full() {
+            // A journal is bounded: the window ends early, and another goes on to its end.
+            self.drain(0)?;
+            self.close(start, now, false)?;
+            self.window = (now, last);
+            self.begin();
         } else if !self.settings.hold_drain && self.capture.crowded() {
             self.drain(0)?;
         }
@@ -280,23 +428,38 @@ impl Daemon {
         self.close(start, before.clamp(start, last), false)?;
         let now = wall / NANOSECONDS;
         self.window = (now, window_at(now, self.settings.interval).1);
+        self.begin();
         Ok(())
     }
 
-    /// `stepped`: by how many nanoseconds the wall clock was stepped since the last tick.
+    /// `stepped`: by how many nanoseconds the wall clock was stepped since the last tick. What was counted is in the
+    /// journal before the kernel forgets it.
     fn drain(&mut self, stepped: i64) -> Result<(), Failure> {
-        let pipeline = &mut self.pipeline;
+        let (pipeline, durable) = (&mut self.pipeline, &mut self.durable);
+        let (generation, epoch) = (self.capture.generation().number(), self.capture.epoch());
         self.capture.drain_after_step(stepped, |drained| {
-            pipeline.absorb(drained);
+            let frame = Frame { generation, epoch, drained };
+            durable.append(&frame);
+            pipeline.absorb(frame.drained);
             Ok(())
         })
     }
 
+    /// Ends the window, keeps it, and publishes it.
     fn close(&mut self, start: i64, last: i64, stop: bool) -> Result<(), Failure> {
-        let summary = self.pipeline.close(start, last, &self.tracked);
+        let mut pending = self.pipeline.close(start, last, &self.tracked, &std::mem::take(&mut self.gaps));
+        let closing = Closing { end: last, statuses: pending.statuses.clone() };
+        (pending.number, pending.file) = self.durable.close(closing);
         for index in self.left.drain(..) {
             self.tracked.remove(&index);
         }
+        self.publish(pending, stop)
+    }
+
+    fn publish(&mut self, pending: Pending, stop: bool) -> Result<(), Failure> {
+        let start = pending.start();
+        let summary = self.pipeline.publish(pending);
+        self.durable.forget(&summary.published);
         self.sums.windows += 1;
         if summary.sum_error != (0, 0) {
             self.sums.with_error += 1;
@@ -321,7 +484,7 @@ impl Daemon {
         if summary.lost_records > 0 {
             tracing::error!(records = summary.lost_records, "given up: too many windows wait for the destination");
         }
-        match summary.error {
+        match summary.error.as_deref() {
             None => Ok(()),
             // Nobody reads any more: nothing to wait for.
             Some(error @ SinkError::ReaderGone) => Err(Failure::Run(error.to_string())),
@@ -371,6 +534,7 @@ impl Daemon {
             ("rejected_bytes", total.rejected.bytes.to_string()),
             ("drops_unmatched_packets", unmatched.to_string()),
             ("drops_lost", lost.to_string()),
+            ("journal_errors", self.durable.errors.to_string()),
             ("clock_steps", self.clock_steps.to_string()),
             ("sum_error_packets", total.sum_error.0.to_string()),
             ("sum_error_bytes", total.sum_error.1.to_string()),

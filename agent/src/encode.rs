@@ -260,6 +260,7 @@ mod tests {
             first: start,
             last: end,
             tcp_flags: 0,
+            reason: 0,
         });
         (fields[1], fields[2], flow, start, end, status)
     }

@@ -190,7 +190,7 @@ mod tests {
             src_port,
             dst_port,
         };
-        Flow { key, packets: 2, bytes: 100, first: 0, last: 0, tcp_flags: 0 }
+        Flow { key, packets: 2, bytes: 100, first: 0, last: 0, tcp_flags: 0, reason: 0 }
     }
 
     #[test]

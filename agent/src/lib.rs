@@ -8,10 +8,10 @@ pub mod cli;
 mod assemble;
 mod daemon;
 mod doctor;
+mod durable;
 mod encode;
 mod exclude;
 mod identity;
-#[cfg_attr(not(test), expect(dead_code, reason = "no one but the benchmark uses all of it yet"))]
 mod journal;
 mod pipeline;
 mod record;

@@ -4,10 +4,12 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use crate::capture::flow::{Drained, Flow, Total, Verdict};
 use crate::exclude::{self, Settings};
 use crate::identity::Identity;
+use crate::journal::WindowId;
 use crate::record::{Batch, Status};
 use crate::sink::{Sink, SinkError};
 use crate::verdict::{Outcome, Verdicts};
@@ -32,12 +34,14 @@ pub(crate) struct Pipeline {
     /// Also those of the last window, for what an interface did before it went away.
     interface_ids: BTreeMap<u32, String>,
     sink: Sink,
+    /// Interfaces of an earlier run whose index is another's now, or nobody's.
+    strangers: BTreeMap<u32, String>,
     /// Closed windows that are not out yet, oldest first. Empty but for an outage of the sink.
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<Pending>,
 }
 
 /// What became of a window.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Summary {
     /// Lines of any status.
     pub(crate) records: u64,
@@ -61,15 +65,28 @@ pub(crate) struct Summary {
     pub(crate) sum_error: (i128, i128),
     /// Windows that wait for the sink, and why.
     pub(crate) waiting: u64,
-    pub(crate) error: Option<SinkError>,
+    pub(crate) error: Option<Arc<SinkError>>,
+    /// Windows that need not be kept any longer.
+    pub(crate) published: Vec<WindowId>,
     /// Given up because too much waited.
     pub(crate) lost_records: u64,
 }
 
 impl Pipeline {
     pub(crate) fn new(exclusions: Settings, traffic_type: TrafficType, identity: Identity, sink: Sink) -> Self {
-        let (windows, verdicts, activity, interface_ids, waiting) = Default::default();
-        Self { windows, verdicts, activity, exclusions, traffic_type, identity, interface_ids, sink, waiting }
+        let (windows, verdicts, activity, interface_ids, strangers, waiting) = Default::default();
+        Self {
+            windows,
+            verdicts,
+            activity,
+            exclusions,
+            traffic_type,
+            identity,
+            interface_ids,
+            sink,
+            strangers,
+            waiting,
+        }
     }
 
     pub(crate) fn absorb(&mut self, drained: Drained) {
@@ -81,39 +98,94 @@ impl Pipeline {
         self.verdicts.waiting()
     }
 
-    /// `tracked` is ifindex to interface-id. `end` is inclusive. When the sink fails the window waits in memory and is
-    /// published again, in order, with the next one; the summary says what waits and why.
-    pub(crate) fn close(&mut self, start: i64, end: i64, tracked: &BTreeMap<u32, String>) -> Summary {
+    /// Ends the window. `tracked` is ifindex to interface-id, `gaps` are interfaces that were not counted for a while.
+    /// `end` is inclusive. Nothing is published yet.
+    pub(crate) fn close(
+        &mut self,
+        start: i64,
+        end: i64,
+        tracked: &BTreeMap<u32, String>,
+        gaps: &BTreeSet<u32>,
+    ) -> Pending {
         let mut closed = self.windows.close(start, end);
+        let strangers = std::mem::take(&mut self.strangers);
         let mut drops = std::mem::take(&mut closed.drops);
         // The kernel reports every drop of the namespace; flows are only of what is captured.
-        drops.retain(|dropped| tracked.contains_key(&dropped.flow.key.ifindex));
+        let is_ours = |ifindex: &u32| tracked.contains_key(ifindex) || strangers.contains_key(ifindex);
+        drops.retain(|dropped| is_ours(&dropped.flow.key.ifindex));
         let verdicts = self.verdicts.apply(&mut closed.flows, drops);
         let kept = exclude::split(std::mem::take(&mut closed.flows), &self.exclusions);
         closed.flows = kept.flows;
         let mut summary = summarize(&closed, kept.excluded_by, verdicts);
 
         let interfaces: BTreeSet<u32> = tracked.keys().copied().collect();
-        let statuses = self.activity.judge(&closed, &interfaces);
+        let statuses = self.activity.judge(&closed, &interfaces, gaps);
         // After the statuses: AWS's NODATA speaks of the interface's traffic and not of the filter's.
         closed.flows.retain(|flow| self.traffic_type.admits(flow));
 
         let mut interface_ids = std::mem::replace(&mut self.interface_ids, tracked.clone());
         interface_ids.extend(tracked.iter().map(|(&ifindex, id)| (ifindex, id.clone())));
+        interface_ids.extend(strangers);
         let is_named = |ifindex: u32| interface_ids.contains_key(&ifindex);
         summary.flows = count(&closed.flows, |flow| is_named(flow.key.ifindex));
         summary.unnamed = closed.flows.len() as u64 - summary.flows;
         summary.nodata = count(&statuses, |(_, status)| *status == Status::NoData);
-        self.waiting.push_back(Waiting { closed, statuses, interface_ids });
-        self.publish(&mut summary);
-        summary
+        Pending { closed, statuses, interface_ids, number: 0, file: None, summary }
     }
 
-    /// Publishes what waits, oldest first.
-    fn publish(&mut self, summary: &mut Summary) {
+    /// A window of an earlier run, from its drains. `statuses`: as it was closed with, if it was.
+    pub(crate) fn replay(
+        &mut self,
+        drains: impl Iterator<Item = Drained>,
+        (start, end): (i64, i64),
+        names: &BTreeMap<u32, String>,
+        statuses: Option<Vec<(u32, Status)>>,
+    ) -> Pending {
+        let (windows, verdicts) = (std::mem::take(&mut self.windows), std::mem::take(&mut self.verdicts));
+        let (activity, interface_ids) = (std::mem::take(&mut self.activity), std::mem::take(&mut self.interface_ids));
+        let strangers = std::mem::take(&mut self.strangers);
+        drains.for_each(|drained| self.absorb(drained));
+        let mut pending = self.close(start, end, names, &BTreeSet::new());
+        if let Some(statuses) = statuses {
+            pending.statuses = statuses;
+        }
+        (self.windows, self.verdicts, self.activity) = (windows, verdicts, activity);
+        (self.interface_ids, self.strangers) = (interface_ids, strangers);
+        pending
+    }
+
+    /// As [`Self::absorb`], of an earlier run: an index that goes by another id now, or by none, is given another.
+    pub(crate) fn absorb_former(
+        &mut self,
+        mut drained: Drained,
+        names: &BTreeMap<u32, String>,
+        tracked: &BTreeMap<u32, String>,
+    ) {
+        let strangers = &mut self.strangers;
+        let mut rename = |ifindex: &mut u32| {
+            let Some(id) = names.get(ifindex).filter(|id| tracked.get(ifindex) != Some(id)) else { return };
+            let known = strangers.iter().find(|(_, known)| *known == id).map(|(&index, _)| index);
+            *ifindex = known.unwrap_or_else(|| {
+                let index = STRANGERS_FROM + strangers.len() as u32;
+                strangers.insert(index, id.clone());
+                index
+            });
+        };
+        drained.batches.iter_mut().flatten().for_each(|flow| rename(&mut flow.key.ifindex));
+        drained.totals.iter_mut().for_each(|totals| rename(&mut totals.ifindex));
+        drained.drops.iter_mut().for_each(|dropped| rename(&mut dropped.flow.key.ifindex));
+        self.absorb(drained);
+    }
+
+    /// Publishes what waits, oldest first, and then this. When the sink fails a window waits in memory and is published
+    /// again, in order, with the next one; the summary says what waits and why.
+    pub(crate) fn publish(&mut self, pending: Pending) -> Summary {
+        let mut summary = pending.summary.clone();
+        self.waiting.push_back(pending);
         while let Some(window) = self.waiting.front() {
             let batch = Batch {
                 account_id: &self.identity.account_id,
+                number: window.number,
                 start: window.closed.start,
                 end: window.closed.end,
                 flows: &window.closed.flows,
@@ -123,30 +195,47 @@ impl Pipeline {
             match self.sink.publish(&batch) {
                 Ok(records) => summary.records += records,
                 Err(error) => {
-                    summary.error = Some(error);
+                    summary.error = Some(Arc::new(error));
                     break;
                 }
             }
+            summary.published.extend(window.file);
             self.waiting.pop_front();
         }
         // Memory is bounded: only when the bound is passed is the oldest given up, and that is counted.
         while self.waiting.iter().map(|window| window.closed.flows.len()).sum::<usize>() > WAITING_FLOWS_MAX {
             let Some(oldest) = self.waiting.pop_front() else { break };
             summary.lost_records += (oldest.closed.flows.len() + oldest.statuses.len()) as u64;
+            summary.published.extend(oldest.file);
         }
         summary.waiting = self.waiting.len() as u64;
+        summary
     }
 }
+
+/// No interface of Linux has such an index: they are positive 32-bit numbers.
+const STRANGERS_FROM: u32 = 1 << 31;
 
 /// Flows of windows that wait for their sink: about 300 MB.
 const WAITING_FLOWS_MAX: usize = 4_000_000;
 
 /// A closed window that is not out yet.
-struct Waiting {
+pub(crate) struct Pending {
     closed: Closed,
     /// NODATA and SKIPDATA.
-    statuses: Vec<(u32, Status)>,
+    pub(crate) statuses: Vec<(u32, Status)>,
     interface_ids: BTreeMap<u32, String>,
+    /// The batch's own, see [`Batch::number`].
+    pub(crate) number: u64,
+    /// Where it is kept until it is out.
+    pub(crate) file: Option<WindowId>,
+    summary: Summary,
+}
+
+impl Pending {
+    pub(crate) fn start(&self) -> i64 {
+        self.closed.start
+    }
 }
 
 impl Summary {
@@ -220,7 +309,7 @@ mod tests {
             src_port: 5000,
             dst_port: 53,
         };
-        Flow { key, packets: 1, bytes: 60, first: 5, last: 6, tcp_flags: 0 }
+        Flow { key, packets: 1, bytes: 60, first: 5, last: 6, tcp_flags: 0, reason: 0 }
     }
 
     fn drained(flows: Vec<Flow>, skipped: u64) -> Drained {
@@ -234,16 +323,23 @@ mod tests {
                 non_ip: zero,
                 unparsable: [zero; 3],
                 skipped: Total { packets: skipped, bytes: skipped },
+                drops_skipped: zero,
             });
             entry.seen += Total { packets: 1, bytes: 60 };
         }
-        Drained { batches: vec![flows], totals: totals.into_values().collect() }
+        Drained { batches: vec![flows], totals: totals.into_values().collect(), drops: Vec::new() }
     }
 
     fn pipeline(root: &Path, traffic_type: TrafficType) -> Pipeline {
         let identity = Identity::new(None, None).unwrap();
         let sink = Sink::Directory(DirectorySink::create(root.to_owned(), &identity, "fl-1").unwrap());
         Pipeline::new(Settings::new(&[], &[], &[]).unwrap(), traffic_type, identity, sink)
+    }
+
+    fn close(pipeline: &mut Pipeline, start: i64, end: i64, tracked: &BTreeMap<u32, String>) -> Summary {
+        let mut pending = pipeline.close(start, end, tracked, &BTreeSet::new());
+        pending.number = start.cast_unsigned();
+        pipeline.publish(pending)
     }
 
     fn tracked(ifindexes: &[u32]) -> BTreeMap<u32, String> {
@@ -283,11 +379,11 @@ mod tests {
         std::fs::write(&year, "").unwrap();
         for (start, waiting) in [(0, 1), (60, 2)] {
             pipeline.absorb(drained(vec![flow(1, Verdict::Accept, "10.0.0.9")], 0));
-            let got = pipeline.close(start, start + 59, &tracked(&[1]));
+            let got = close(&mut pipeline, start, start + 59, &tracked(&[1]));
             assert_eq!((got.records, got.waiting, got.error.is_some(), got.lost_records), (0, waiting, true, 0));
         }
         std::fs::remove_file(&year).unwrap();
-        let got = pipeline.close(120, 179, &tracked(&[1]));
+        let got = close(&mut pipeline, 120, 179, &tracked(&[1]));
         assert_eq!((got.records, got.waiting, got.error.is_none()), (3, 0, true));
         assert_eq!(
             lines(root.path()),
@@ -303,7 +399,7 @@ mod tests {
     fn windows_become_lines() {
         let root = tempfile::tempdir().unwrap();
         let mut pipeline = pipeline(root.path(), TrafficType::All);
-        assert_eq!(figures(&pipeline.close(0, 59, &tracked(&[1, 2]))), figures(&Summary::default()));
+        assert_eq!(figures(&close(&mut pipeline, 0, 59, &tracked(&[1, 2]))), figures(&Summary::default()));
         assert!(lines(root.path()).is_empty());
 
         let flows = vec![
@@ -324,13 +420,13 @@ mod tests {
             excluded_by,
             ..Summary::default()
         };
-        assert_eq!(figures(&pipeline.close(0, 59, &tracked(&[1, 2]))), figures(&want));
+        assert_eq!(figures(&close(&mut pipeline, 0, 59, &tracked(&[1, 2]))), figures(&want));
 
         // 1 goes away after a last packet and is still known by its id; nothing of it follows.
         pipeline.absorb(drained(vec![flow(1, Verdict::Accept, "10.0.0.8")], 7));
-        let got = pipeline.close(60, 119, &tracked(&[2]));
+        let got = close(&mut pipeline, 60, 119, &tracked(&[2]));
         assert_eq!((got.records, got.skipped.packets, got.sum_error), (2, 7, (0, 0)));
-        assert_eq!(figures(&pipeline.close(120, 179, &tracked(&[2]))), figures(&Summary::default()));
+        assert_eq!(figures(&close(&mut pipeline, 120, 179, &tracked(&[2]))), figures(&Summary::default()));
 
         assert_eq!(
             lines(root.path()),
@@ -349,7 +445,7 @@ mod tests {
         let mut pipeline = pipeline(root.path(), TrafficType::All);
         for (dst, nodata) in [("169.254.169.253", 0), ("10.0.0.9", 0), ("169.254.169.253", 1)] {
             pipeline.absorb(drained(vec![flow(1, Verdict::Accept, dst)], 0));
-            assert_eq!(pipeline.close(0, 59, &tracked(&[1])).nodata, nodata);
+            assert_eq!(close(&mut pipeline, 0, 59, &tracked(&[1])).nodata, nodata);
         }
     }
 
@@ -364,7 +460,7 @@ mod tests {
                 flow(1, Verdict::Accept, "10.0.0.8"),
             ];
             pipeline.absorb(drained(flows, 0));
-            let got = pipeline.close(0, 59, &tracked(&[1]));
+            let got = close(&mut pipeline, 0, 59, &tracked(&[1]));
             assert_eq!((got.records, got.flows, got.nodata, got.sum_error), (records, records, 0, (0, 0)));
         }
     }

@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::capture::flow::Flow;
 
 /// AWS field `log-status`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum Status {
     Ok,
     NoData,
@@ -32,6 +34,8 @@ pub(crate) struct Record<'a> {
 /// A closed window, ready to publish. Records are made while they are read, so a million of them cost no memory.
 pub(crate) struct Batch<'a> {
     pub(crate) account_id: &'a str,
+    /// The batch's own number, the same when it is published again.
+    pub(crate) number: u64,
     pub(crate) start: i64,
     /// Inclusive.
     pub(crate) end: i64,

@@ -203,7 +203,13 @@ impl Activity {
     /// NODATA and SKIPDATA of one window, by ifindex. Traffic is what `closed.flows` holds, so excluded traffic alone
     /// is NODATA (AWS does not say; it is no traffic to a flow log). SKIPDATA stands beside the normal lines, for AWS
     /// writes one for many lost flows; NODATA never stands beside anything.
-    pub(crate) fn judge(&mut self, closed: &Closed, tracked: &BTreeSet<u32>) -> Vec<(u32, Status)> {
+    /// `gaps`: interfaces whose packets nobody counted for a while.
+    pub(crate) fn judge(
+        &mut self,
+        closed: &Closed,
+        tracked: &BTreeSet<u32>,
+        gaps: &BTreeSet<u32>,
+    ) -> Vec<(u32, Status)> {
         let mut active: BTreeSet<u32> = BTreeSet::new();
         let mut last = None;
         for flow in &closed.flows {
@@ -213,7 +219,8 @@ impl Activity {
             }
         }
         let is_short = |totals: &&InterfaceTotals| totals.skipped.packets + totals.drops_skipped.packets > 0;
-        let skipped: BTreeSet<u32> = closed.totals.iter().filter(is_short).map(|totals| totals.ifindex).collect();
+        let mut skipped: BTreeSet<u32> = closed.totals.iter().filter(is_short).map(|totals| totals.ifindex).collect();
+        skipped.extend(gaps);
         active.extend(&skipped);
 
         let mut statuses: Vec<_> = skipped.iter().map(|&ifindex| (ifindex, Status::SkipData)).collect();
@@ -242,7 +249,7 @@ mod tests {
             src_port: port,
             dst_port: 443,
         };
-        Flow { key, packets, bytes: packets * 100, first, last, tcp_flags }
+        Flow { key, packets, bytes: packets * 100, first, last, tcp_flags, reason: 0 }
     }
 
     fn total(packets: u64) -> Total {
@@ -257,11 +264,12 @@ mod tests {
             non_ip: total(0),
             unparsable: [total(0); 3],
             skipped: total(skipped),
+            drops_skipped: total(0),
         }
     }
 
     fn closed(flows: Vec<Flow>, totals: Vec<InterfaceTotals>) -> Closed {
-        Closed { start: 0, end: 59, flows, totals }
+        Closed { start: 0, end: 59, flows, totals, drops: Vec::new() }
     }
 
     #[test]
@@ -282,17 +290,25 @@ mod tests {
     #[test]
     fn merges_by_key() {
         let mut windows = Windows::default();
-        windows.absorb(Drained { batches: vec![vec![flow(1, 1, 2, 5, 9, 2)], vec![]], totals: vec![totals(1, 2, 0)] });
+        windows.absorb(Drained {
+            batches: vec![vec![flow(1, 1, 2, 5, 9, 2)], vec![]],
+            totals: vec![totals(1, 2, 0)],
+            drops: vec![],
+        });
         windows.absorb(Drained {
             batches: vec![vec![flow(1, 2, 1, 6, 6, 0), flow(1, 1, 3, 3, 20, 1), flow(2, 1, 1, 7, 7, 4)]],
             totals: vec![totals(1, 5, 1), totals(2, 1, 0)],
+            drops: vec![],
         });
         let mut got = windows.close(0, 59);
         got.flows.sort_by_key(|flow| (flow.key.ifindex, flow.key.src_port));
         let flows = vec![flow(1, 1, 5, 3, 20, 3), flow(1, 2, 1, 6, 6, 0), flow(2, 1, 1, 7, 7, 4)];
         assert_eq!(got, closed(flows, vec![totals(1, 7, 1), totals(2, 1, 0)]));
-        assert_eq!(sum_error(&got, total(0)), (0, 0));
-        assert_eq!(windows.close(60, 119), Closed { start: 60, end: 119, flows: vec![], totals: vec![] });
+        assert_eq!(sum_error(&got, total(0), total(0)), (0, 0));
+        assert_eq!(
+            windows.close(60, 119),
+            Closed { start: 60, end: 119, flows: vec![], totals: vec![], drops: vec![] }
+        );
     }
 
     /// Ports of each batch, and packets by port after the merge.
@@ -350,11 +366,11 @@ mod tests {
         let mut windows = Windows::default();
         let batch: Vec<Flow> = (0..40_000).map(|port| flow(1, port, 1, 1, 1, 0)).collect();
         for _ in 0..5 {
-            windows.absorb(Drained { batches: vec![batch.clone()], totals: vec![totals(1, 40_000, 0)] });
+            windows.absorb(Drained { batches: vec![batch.clone()], totals: vec![totals(1, 40_000, 0)], drops: vec![] });
             assert!(windows.batches.len() <= 3);
         }
         let got = windows.close(0, 59);
-        assert_eq!((got.flows.len(), sum_error(&got, total(0))), (40_000, (0, 0)));
+        assert_eq!((got.flows.len(), sum_error(&got, total(0), total(0))), (40_000, (0, 0)));
         assert!(got.flows.iter().all(|flow| flow.packets == 5));
     }
 
@@ -370,7 +386,11 @@ mod tests {
             (110, 120, 99, (100, 100)),
         ] {
             let mut windows = Windows::default();
-            windows.absorb(Drained { batches: vec![vec![flow(1, 1, 1, first, last, 0)]], totals: vec![] });
+            windows.absorb(Drained {
+                batches: vec![vec![flow(1, 1, 1, first, last, 0)]],
+                totals: vec![],
+                drops: vec![],
+            });
             let got = windows.close(100, end).flows[0];
             assert_eq!((got.first, got.last), want, "{first} {last} {end}");
         }
@@ -382,9 +402,11 @@ mod tests {
         one.non_ip = total(3);
         one.unparsable = [total(1), total(2), total(5)];
         let window = closed(vec![flow(1, 1, 80, 0, 0, 0)], vec![one]);
-        assert_eq!(sum_error(&window, total(5)), (0, 0));
-        assert_eq!(sum_error(&window, total(0)), (-5, -500));
-        assert_eq!(sum_error(&window, total(6)), (1, 100));
+        assert_eq!(sum_error(&window, total(5), total(0)), (0, 0));
+        assert_eq!(sum_error(&window, total(0), total(0)), (-5, -500));
+        assert_eq!(sum_error(&window, total(6), total(0)), (1, 100));
+        // Drops on the way out are in records, and were never seen.
+        assert_eq!(sum_error(&window, total(6), total(1)), (0, 0));
     }
 
     #[test]
@@ -410,7 +432,7 @@ mod tests {
                 flows.iter().map(|&ifindex| flow(ifindex, 1, 1, 0, 0, 0)).collect(),
                 skips.iter().map(|&ifindex| totals(ifindex, 9, 1)).collect(),
             );
-            assert_eq!(activity.judge(&window, &tracked.iter().copied().collect()), want, "row {at}");
+            assert_eq!(activity.judge(&window, &tracked.iter().copied().collect(), &BTreeSet::new()), want, "row {at}");
         }
     }
 }

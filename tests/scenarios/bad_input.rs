@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use flowlogd_tests::agent::{Agent, Options, binary, refusal};
+use flowlogd_tests::bpffs::BpfFs;
 use flowlogd_tests::netns::Pair;
 use flowlogd_tests::{traffic, wait_for};
 use tempfile::TempDir;
@@ -15,7 +16,10 @@ use tempfile::TempDir;
 fn rejects(flag: &str, value: &str) -> Result<()> {
     let pair = Pair::new()?;
     let (logs, state) = (TempDir::new()?, TempDir::new()?);
+    let pins = BpfFs::new()?;
+    let pins = pins.directory();
     let mut arguments = vec![
+        ("--bpf-directory", pins.to_str().expect("path")),
         ("--interface", "a0"),
         ("--log-destination-type", "directory"),
         ("--log-destination", logs.path().to_str().expect("path")),
@@ -59,6 +63,11 @@ fn zero_interval() -> Result<()> {
 #[test]
 fn short_account_id() -> Result<()> {
     rejects("--account-id", "12")
+}
+
+#[test]
+fn a_pin_directory_that_is_no_bpf_file_system() -> Result<()> {
+    rejects("--bpf-directory", "/run/nope/flowlogd")
 }
 
 #[test]

@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use crate::bpffs::BpfFs;
 use crate::netns::Netns;
 use crate::records::{self, Record};
 use crate::wait_for;
@@ -77,6 +78,19 @@ pub struct Options {
     pub env: Vec<(String, String)>,
     /// The directory to write to; else a temporary one.
     pub into: Option<PathBuf>,
+    /// The `--state-directory`; else a temporary one.
+    pub state: Option<PathBuf>,
+    /// The `--bpf-directory`; else one on a file system of the agent's own.
+    pub pins: Pins,
+}
+
+/// What an agent is told about where to pin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pins {
+    Own,
+    In(PathBuf),
+    /// Nothing: and this is mounted over /sys/fs/bpf where the agent sees it, a file system type.
+    Default(&'static str),
 }
 
 impl Options {
@@ -89,7 +103,17 @@ impl Options {
             env: Vec::new(),
             wrapper: Vec::new(),
             into: None,
+            pins: Pins::Own,
+            state: None,
         }
+    }
+
+    /// Pins here, as other agents did before or will.
+    #[must_use]
+    pub fn pins_in(mut self, file_system: &BpfFs) -> Self {
+        self.pins = Pins::In(file_system.directory());
+        self.state = Some(file_system.state().to_owned());
+        self
     }
 
     #[must_use]
@@ -138,9 +162,12 @@ pub struct Agent {
     stdout: (Lines, JoinHandle<()>),
     stderr: (Lines, JoinHandle<()>),
     logs: PathBuf,
-    state: TempDir,
+    state: PathBuf,
+    _state: TempDir,
     destination: Destination,
     _temporary: TempDir,
+    // Unmounted when the agent is gone.
+    _pins: Option<BpfFs>,
 }
 
 /// What a stopped agent left behind.
@@ -171,35 +198,7 @@ impl Stopped {
 impl Agent {
     /// Starts the agent and waits until it says that it is ready.
     pub fn start(ns: &Netns, options: &Options) -> Result<Self> {
-        let (temporary, state) = (TempDir::new()?, TempDir::new()?);
-        let logs = options.into.clone().unwrap_or_else(|| temporary.path().to_owned());
-        // The kernel ends the agent when a killed test run can no longer.
-        let wrapper: Vec<&str> =
-            ["setpriv", "--pdeathsig", "KILL"].into_iter().chain(options.wrapper.iter().map(String::as_str)).collect();
-        let mut command = command(ns, &wrapper, &binary()?);
-        command.arg("run");
-        for interface in &options.interfaces {
-            command.args(["--interface", interface]);
-        }
-        match options.destination {
-            Destination::Directory => {
-                command.args(["--log-destination-type", "directory", "--log-destination"]).arg(&logs)
-            }
-            Destination::Stdout => command.args(["--log-destination-type", "stdout"]),
-        };
-        command
-            .arg("--state-directory")
-            .arg(state.path())
-            .args(["--max-aggregation-interval", &options.interval.to_string()])
-            .args(&options.extra)
-            .envs(options.env.iter().cloned())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn()?;
-        let stdout = collect(child.stdout.take().context("stdout")?);
-        let stderr = collect(child.stderr.take().context("stderr")?);
-        let mut agent =
-            Self { child, stdout, stderr, logs, state, destination: options.destination, _temporary: temporary };
+        let mut agent = Self::spawn(ns, options)?;
         wait_for("`flowlogd ready:` line", READY_LIMIT, || {
             let exited = agent.child.try_wait()?;
             let lines = snapshot(&agent.stderr.0);
@@ -215,12 +214,70 @@ impl Agent {
         Ok(agent)
     }
 
+    /// Starts the agent.
+    pub fn spawn(ns: &Netns, options: &Options) -> Result<Self> {
+        let (temporary, own_state) = (TempDir::new()?, TempDir::new()?);
+        let state = options.state.clone().unwrap_or_else(|| own_state.path().to_owned());
+        let logs = options.into.clone().unwrap_or_else(|| temporary.path().to_owned());
+        // The kernel ends the agent when a killed test run can no longer.
+        let wrapper: Vec<&str> =
+            ["setpriv", "--pdeathsig", "KILL"].into_iter().chain(options.wrapper.iter().map(String::as_str)).collect();
+        let script = "mount -t \"$0\" none /sys/fs/bpf && exec \"$@\"";
+        let mut command = match options.pins {
+            Pins::Default(kind) => {
+                command(ns, &[&["unshare", "--mount", "sh", "-c", script, kind], &wrapper[..]].concat(), &binary()?)
+            }
+            _ => command(ns, &wrapper, &binary()?),
+        };
+        command.arg("run");
+        let own = if options.pins == Pins::Own { Some(BpfFs::new()?) } else { None };
+        let pins = match &options.pins {
+            Pins::In(directory) => Some(directory.clone()),
+            _ => own.as_ref().map(BpfFs::directory),
+        };
+        if let Some(directory) = pins {
+            command.arg("--bpf-directory").arg(directory);
+        }
+        for interface in &options.interfaces {
+            command.args(["--interface", interface]);
+        }
+        match options.destination {
+            Destination::Directory => {
+                command.args(["--log-destination-type", "directory", "--log-destination"]).arg(&logs)
+            }
+            Destination::Stdout => command.args(["--log-destination-type", "stdout"]),
+        };
+        command
+            .arg("--state-directory")
+            .arg(&state)
+            .args(["--max-aggregation-interval", &options.interval.to_string()])
+            .args(&options.extra)
+            .envs(options.env.iter().cloned())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        let stdout = collect(child.stdout.take().context("stdout")?);
+        let stderr = collect(child.stderr.take().context("stderr")?);
+        let destination = options.destination;
+        Ok(Self {
+            child,
+            stdout,
+            stderr,
+            logs,
+            state,
+            _state: own_state,
+            destination,
+            _temporary: temporary,
+            _pins: own,
+        })
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     pub fn state_directory(&self) -> &Path {
-        self.state.path()
+        &self.state
     }
 
     /// Waits for a line of its log that holds this.
@@ -273,6 +330,11 @@ impl Agent {
         Ok(Stopped { records: self.records()?, stderr, stdout: snapshot(&self.stdout.0), summary })
     }
 
+    /// What the agent has said so far.
+    pub fn said(&self) -> Vec<String> {
+        snapshot(&self.stderr.0)
+    }
+
     /// Ends the agent without a chance to clean up, and reads what it has left in its destination.
     pub fn kill(mut self) -> Result<Vec<Record>> {
         self.child.kill()?;
@@ -297,6 +359,13 @@ fn wait_exit(child: &mut Child, limit: Duration) -> Result<ExitStatus> {
 pub struct Refusal {
     pub code: Option<i32>,
     pub stderr: Vec<String>,
+}
+
+/// Runs another command of the agent's to success, and returns what it printed.
+pub fn output(ns: &Netns, args: &[&str]) -> Result<Vec<String>> {
+    let output = command(ns, &[], &binary()?).args(args).output()?;
+    ensure!(output.status.success() && output.stderr.is_empty(), "{args:?}: {output:?}");
+    Ok(String::from_utf8(output.stdout)?.lines().map(str::to_owned).collect())
 }
 
 /// Runs the agent with exactly these arguments and waits for it to give up.

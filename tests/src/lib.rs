@@ -5,6 +5,7 @@
 //! python3 (what Rust has no safe interface for: tun, raw frames, bpf queries).
 
 pub mod agent;
+pub mod bpffs;
 pub mod cgroup;
 pub mod container;
 pub mod foreign;

@@ -1,10 +1,11 @@
 //! What needs system calls that Rust has no safe interface for.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::netns::{Background, Netns};
+use crate::netns::{Background, Netns, run};
 use crate::wait_for;
 
 /// Debian's own, not one that a version manager shadows.
@@ -22,6 +23,21 @@ for side in (46, 47):
         sys.exit(os.strerror(ctypes.get_errno()))
     counts.append(struct.unpack_from("=I", attr, 24)[0])
 print(*counts)
+"#;
+
+/// bpf(BPF_OBJ_GET) of a pinned link and bpf(BPF_LINK_DETACH), as `bpftool link detach pinned` does.
+const DETACH: &str = r#"
+import ctypes, os, platform, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+number = {"x86_64": 321, "aarch64": 280}[platform.machine()]
+def bpf(command, *words):
+    attr = ctypes.create_string_buffer(struct.pack("=QII", *words), 16)
+    result = libc.syscall(number, command, attr, len(attr))
+    if result < 0:
+        sys.exit(os.strerror(ctypes.get_errno()))
+    return result
+path = ctypes.create_string_buffer(sys.argv[1].encode())
+bpf(34, bpf(7, ctypes.addressof(path), 0, 0), 0, 0)
 "#;
 
 /// Answers UDP datagrams by swapping the ends, as many as are asked for, and says how many packets and IP bytes that was.
@@ -83,6 +99,12 @@ pub fn tcx_programs(ns: &Netns, device: &str) -> Result<(u32, u32)> {
     let text = ns.run(&[PYTHON, "-c", TCX, device])?;
     let (ingress, egress) = text.trim().split_once(' ').context("two counts")?;
     Ok((ingress.parse()?, egress.parse()?))
+}
+
+/// Detaches a pinned link from under its owner.
+pub fn detach_link(pin: &Path) -> Result<()> {
+    run(&[PYTHON, "-c", DETACH, pin.to_str().context("path")?])?;
+    Ok(())
 }
 
 /// Sends whole frames from `device`.

@@ -110,6 +110,22 @@ pub fn udp(ns: &Netns, source: &str, sport: u16, sink: &Sink, size: usize, count
     })
 }
 
+/// Sends datagrams of `size` bytes from one source port until told to stop.
+pub fn udp_until(ns: &Netns, source: &str, sport: u16, sink: &Sink, size: usize, stop: &AtomicBool) -> Result<()> {
+    let source = SocketAddr::new(source.parse()?, sport);
+    let mut sent = sink.received();
+    ns.enter(|| {
+        let socket = UdpSocket::bind(source)?;
+        let payload = vec![0; size];
+        while !stop.load(Ordering::Relaxed) {
+            socket.send_to(&payload, sink.address)?;
+            sent += 1;
+            sink.keep_up(sent, 8)?;
+        }
+        sink.keep_up(sent, 0)
+    })
+}
+
 /// Sends `count` buffers of `segments` × `size` bytes by UDP segmentation
 /// offload: one system call and one buffer, `segments` datagrams on the wire.
 pub fn udp_gso(ns: &Netns, source: &str, sport: u16, sink: &Sink, size: u16, segments: u16, count: u64) -> Result<()> {

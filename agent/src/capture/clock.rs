@@ -23,6 +23,11 @@ impl Ticks {
         Self { tick, shift }
     }
 
+    /// How far a 24-bit time stamp reaches back.
+    pub(crate) fn range(self) -> Duration {
+        self.tick * (1 << self.shift) * (TIME_MASK as u32 + 1)
+    }
+
     /// The running kernel's: the coarse clock's resolution is one tick (kernel/time/posix-timers.c).
     pub(crate) fn of_kernel() -> nix::Result<Self> {
         nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).map(|tick| Self::new(tick.into()))
@@ -75,7 +80,7 @@ mod tests {
     #[test]
     fn decodes_backwards_from_the_reading() {
         let ticks = Ticks::new(Duration::from_millis(4));
-        assert_eq!(ticks.shift, 3);
+        assert_eq!((ticks.shift, ticks.range().as_secs()), (3, (32 << 24) / 1000));
         let jiffies = (1u64 << 33) + 8 * 5;
         let reading = Reading::new(ticks, jiffies, UNIX_EPOCH + Duration::from_secs(1_000_000));
         let now = jiffies >> 3;

@@ -1,5 +1,5 @@
 //! The clsact queueing discipline of an interface, which TC filters need: made where there is none, and taken away
-//! again if we made it and nobody else has come to use it. Knows nothing of programs.
+//! again if we made it and nobody else has come to use it; and which filters are on it. Knows nothing of programs.
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -22,6 +22,42 @@ const EGRESS: u32 = 0xffff_fff3;
 #[derive(Debug)]
 pub(crate) struct Made {
     ifindex: u32,
+}
+
+impl Made {
+    /// Made by us in an earlier life.
+    pub(crate) fn before(interface: &Interface) -> Self {
+        Self { ifindex: interface.index }
+    }
+}
+
+/// A BPF filter.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Filter {
+    pub(crate) priority: u16,
+    pub(crate) handle: u32,
+    pub(crate) name: String,
+}
+
+/// The BPF filters on one side of an interface.
+pub(crate) fn filters(ifindex: u32, egress: bool) -> Result<Vec<Filter>, Errno> {
+    let answers = ask(libc::RTM_GETTFILTER, libc::NLM_F_DUMP, ifindex, 0, if egress { EGRESS } else { INGRESS })?;
+    Ok(answers.iter().filter(|(kind, _)| *kind == libc::RTM_NEWTFILTER).filter_map(|(_, body)| filter(body)).collect())
+}
+
+/// A `tcmsg` with its attributes; none for another kind of filter, and for the entry that stands for a priority alone.
+fn filter(message: &[u8]) -> Option<Filter> {
+    /// include/uapi/linux/rtnetlink.h and pkt_cls.h
+    const TCA_OPTIONS: u16 = 2;
+    const TCA_BPF_NAME: u16 = 7;
+    let (handle, info) = (u32_at(message, 8)?, u32_at(message, 16)?);
+    let body = message.get(TCMSG_LEN..)?;
+    if attribute(body, TCA_KIND)? != b"bpf\0" || handle == 0 {
+        return None;
+    }
+    let name = attribute(attribute(body, TCA_OPTIONS)?, TCA_BPF_NAME)?;
+    let name = String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned();
+    Some(Filter { priority: (info >> 16) as u16, handle, name })
 }
 
 /// Sees to it that the interface has a clsact qdisc; `None` when it had one.
@@ -56,23 +92,28 @@ impl Drop for Made {
     }
 }
 
+/// `TCA_KIND` (include/uapi/linux/rtnetlink.h), a string that ends in a zero byte.
+const TCA_KIND: u16 = 1;
+
 /// Kind of the qdisc in clsact's place.
 fn kind(ifindex: u32) -> Result<Vec<u8>, Errno> {
-    /// `TCA_KIND` (include/uapi/linux/rtnetlink.h), a string that ends in a zero byte.
-    const TCA_KIND: u16 = 1;
     // All of the host: asked for this one alone, Linux 6.18 does not answer.
     let answers = ask(libc::RTM_GETQDISC, libc::NLM_F_DUMP, ifindex, 0, PLACE)?;
     let here = |qdisc: &[u8]| u32_at(qdisc, 4) == Some(ifindex) && u32_at(qdisc, 12) == Some(PLACE);
     let (_, qdisc) = answers.iter().find(|(_, qdisc)| here(qdisc)).ok_or(Errno::ENOENT)?;
-    let mut attributes = qdisc.get(TCMSG_LEN..).unwrap_or_default();
+    let kind = attribute(qdisc.get(TCMSG_LEN..).unwrap_or_default(), TCA_KIND).ok_or(Errno::EBADMSG)?;
+    Ok(kind.strip_suffix(&[0]).unwrap_or(kind).to_vec())
+}
+
+/// Value of the first attribute of this kind (include/uapi/linux/netlink.h, `struct nlattr`).
+fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     while let (Some(len), Some(kind)) = (u16_at(attributes, 0), u16_at(attributes, 2)) {
-        let value = attributes.get(4..usize::from(len)).unwrap_or_default();
-        if kind == TCA_KIND {
-            return Ok(value.strip_suffix(&[0]).unwrap_or(value).to_vec());
+        if kind == wanted {
+            return attributes.get(4..usize::from(len));
         }
-        attributes = attributes.get(usize::from(len).max(4).next_multiple_of(4)..).unwrap_or_default();
+        attributes = attributes.get(usize::from(len).max(4).next_multiple_of(4)..)?;
     }
-    Err(Errno::EBADMSG)
+    None
 }
 
 /// `struct nlmsghdr` and `struct tcmsg`.

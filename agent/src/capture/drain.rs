@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::Error;
 use super::clock::Reading;
 use super::flow::{Direction, Drained, Dropped, Flow, FlowKey, InterfaceTotals, Total, Verdict};
-use super::load::Loaded;
-use super::sys::{self, Mapped};
+use super::sys::{self, GracePeriod, Mapped};
+use super::tables::Tables;
 
 const WORD: usize = size_of::<u64>();
 const WORDS4: usize = size_of::<Entry4>() / WORD;
@@ -217,7 +217,7 @@ fn estimate(table: &Mapped, shape: Shape, epoch: u32, key_word: usize) -> usize 
     (0..shape.cpus).map(of_cpu).sum()
 }
 
-impl Loaded {
+impl Tables {
     fn shape4(&self) -> Shape {
         Shape { cpus: self.sizes.cpus as usize, sets: self.sizes.sets4 as usize, entry_words: WORDS4 }
     }
@@ -235,32 +235,30 @@ impl Loaded {
     }
 
     /// Lets the programs write the other half and waits until none writes the old one. Returns the old epoch.
-    pub(crate) fn swap(&self) -> Result<u32, Error> {
+    pub(crate) fn swap(&self, grace: &GracePeriod) -> Result<u32, Error> {
         let old = self.epoch();
         // First the packets' epoch, then the drops': a packet is counted and dropped within one RCU section, so after
         // the first wait every drop of a packet of the old epoch is in the old epoch of drops.
         for word in [CONTROL_EPOCH, CONTROL_DROP_EPOCH] {
             self.control.store(word, u64::from(old.wrapping_add(1)));
-            self.grace.wait().map_err(|source| Error::Io { what: "wait for a grace period", source })?;
+            grace.wait().map_err(|source| Error::Io { what: "wait for a grace period", source })?;
         }
         Ok(old)
     }
 
     /// Reads an epoch that nobody writes any more.
-    /// `stepped`: see [`Loaded::read_clock`].
-    pub(crate) fn read(&mut self, epoch: u32, stepped: i64) -> Result<Drained, Error> {
-        let clock = self.read_clock(stepped)?;
+    pub(crate) fn read(&self, epoch: u32, clock: &Reading) -> Result<Drained, Error> {
         let (shape4, shape6) = (self.shape4(), self.shape6());
         let mut flows = Vec::with_capacity(
             estimate(&self.flow4, shape4, epoch, KEY_WORD4) + estimate(&self.flow6, shape6, epoch, KEY_WORD6),
         );
         sys::prefer_huge_pages(flows.spare_capacity_mut());
-        let decode4 = |e: [u64; WORDS4]| flow(key(e[1], v4(e[0]), v4(e[0] >> 32)), e[2], e[3], &clock);
+        let decode4 = |e: [u64; WORDS4]| flow(key(e[1], v4(e[0]), v4(e[0] >> 32)), e[2], e[3], clock);
         scan::<WORDS4, KEY_WORD4>(&self.flow4, shape4, epoch, decode4, &mut flows);
-        let decode6 = |e: [u64; WORDS6]| flow(key(e[4], v6([e[0], e[1]]), v6([e[2], e[3]])), e[5], e[6], &clock);
+        let decode6 = |e: [u64; WORDS6]| flow(key(e[4], v6([e[0], e[1]]), v6([e[2], e[3]])), e[5], e[6], clock);
         scan::<WORDS6, KEY_WORD6>(&self.flow6, shape6, epoch, decode6, &mut flows);
-        let overflow = self.read_overflow(epoch, &clock)?;
-        let drops = self.read_drops(epoch, &clock)?;
+        let overflow = self.read_overflow(epoch, clock)?;
+        let drops = self.read_drops(epoch, clock)?;
         Ok(Drained { batches: vec![flows, overflow], totals: self.read_totals(epoch)?, drops })
     }
 

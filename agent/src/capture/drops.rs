@@ -12,8 +12,9 @@ use aya::programs::BtfTracePoint;
 use aya::{Btf as AyaBtf, Ebpf, EbpfLoader};
 
 use super::btf::{self, Btf, BtfError};
+use super::pin::Pins;
 use super::sys::Mapped;
-use super::{Error, reason};
+use super::{Error, reason, stubs};
 
 /// Linux 5.17 gave the tracepoint its reason.
 const TRACEPOINT: &str = "kfree_skb";
@@ -148,7 +149,7 @@ const REASON_WORDS: usize = size_of::<Reason>() / 8;
 
 impl Drops {
     /// Loads and attaches. The handler is in its slot before anything jumps there.
-    pub(crate) fn attach(ebpf: &mut Ebpf, kernel: &Kernel, cpus: u32) -> Result<Self, Error> {
+    pub(crate) fn attach(ebpf: &mut Ebpf, kernel: &Kernel, cpus: u32, pins: Option<&Pins>) -> Result<Self, Error> {
         let map = ebpf.take_map("DROP_REASONS").ok_or(Error::Missing("DROP_REASONS"))?;
         let Map::Array(data) = &map else { return Err(Error::Missing("DROP_REASONS")) };
         let bytes = cpus as usize * REASONS as usize * size_of::<Reason>();
@@ -168,10 +169,7 @@ impl Drops {
         let mut handler: ProgramArray<_> =
             ebpf.take_map("DROP_HANDLER").ok_or(Error::Missing("DROP_HANDLER"))?.try_into()?;
         handler.set(0, tracepoint(ebpf, "drop_handler")?.fd()?, 0)?;
-        // In this order they run.
-        for name in ["drop_first", "drop_second"] {
-            tracepoint(ebpf, name)?.attach()?;
-        }
+        stubs::attach(ebpf, pins)?;
         let losses = ebpf.take_map("DROP_LOSSES").ok_or(Error::Missing("DROP_LOSSES"))?.try_into()?;
         Ok(Self { reasons, names: kernel.reasons.clone(), losses, _keep: (map, handler), cpus })
     }
@@ -210,6 +208,6 @@ fn kernel_btf() -> Result<AyaBtf, Error> {
     AyaBtf::from_sys_fs().map_err(|e| Error::Io { what: "read BTF", source: std::io::Error::other(e) })
 }
 
-fn tracepoint<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut BtfTracePoint, Error> {
+pub(crate) fn tracepoint<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut BtfTracePoint, Error> {
     Ok(ebpf.program_mut(name).ok_or(Error::Missing(name))?.try_into()?)
 }

@@ -130,3 +130,10 @@ pub struct Drained {
     /// A key may recur.
     pub drops: Vec<Dropped>,
 }
+
+impl Drained {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.totals.is_empty() && self.batches.iter().all(Vec::is_empty)
+    }
+}

@@ -1,22 +1,22 @@
 //! Loads the programs and sizes the tables from CPUs and RAM. Knows nothing of interfaces.
 #![forbid(unsafe_code)]
 
-use agent_common::Control;
 use agent_common::drop::REASONS;
 use agent_common::flow::{Set4, Set6};
 use agent_common::interface::InterfaceSet;
-use aya::maps::{Array, Map, MapData, PerCpuHashMap};
+use aya::maps::{Array, Map, MapData};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunAttrs, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use log::Log;
-use std::os::fd::{AsFd as _, OwnedFd};
 
 use super::Error;
 use super::clock::{Reading, Ticks};
-use super::drops::{DropHash, Drops, Kernel, Unavailable};
-use super::sys::{GracePeriod, Mapped};
-use super::testrun;
+use super::drops::{Drops, Kernel, Unavailable};
+use super::pin::{self, Pins};
+use super::sys::GracePeriod;
+use super::tables::Tables;
+use super::{takeover, testrun};
 
 /// The object that `build.rs` compiled.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-ebpf"));
@@ -85,38 +85,19 @@ impl Sizes {
     }
 }
 
-/// Words of the overflow hash's key and value, as in `agent_common::flow`.
-pub(crate) type Overflow = PerCpuHashMap<MapData, [u64; 6], [u64; 5]>;
-pub(crate) type InterfaceOverflow = PerCpuHashMap<MapData, [u32; 4], [u64; 2]>;
-
 /// Everything the kernel holds for us.
 pub(crate) struct Loaded {
     pub(crate) ebpf: Ebpf,
     pub(crate) ticks: Ticks,
-    pub(crate) sizes: Sizes,
-    pub(crate) control: Mapped,
-    pub(crate) flow4: Mapped,
-    pub(crate) flow6: Mapped,
-    pub(crate) interfaces: Mapped,
-    pub(crate) overflow: Overflow,
-    /// The same map, for batch operations, which aya does not have.
-    pub(crate) overflow_fd: OwnedFd,
-    /// What the kernel calls possible: values of a per-CPU map.
-    pub(crate) possible_cpus: usize,
-    pub(crate) interface_overflow: InterfaceOverflow,
+    pub(crate) tables: Tables,
     pub(crate) grace: GracePeriod,
     /// What the drop programs need to know, or why they cannot run here.
     pub(crate) kernel: Result<Kernel, Unavailable>,
     /// Once turned on.
     pub(crate) drops: Option<Drops>,
-    pub(crate) dropped: DropHash,
-    /// As `overflow_fd`.
-    pub(crate) dropped_fd: OwnedFd,
     clock: Array<MapData, u64>,
     /// The programs' own warnings.
     pub(crate) log: EbpfLogger<&'static dyn Log>,
-    /// Keeps the mapped maps' descriptors: aya patches descriptor numbers when it loads programs.
-    _maps: Vec<Map>,
 }
 
 fn seed() -> Result<u64, Error> {
@@ -127,8 +108,8 @@ fn seed() -> Result<u64, Error> {
     bytes.map(u64::from_ne_bytes).map_err(|source| Error::Io { what: "read /dev/urandom", source })
 }
 
-/// Loads all programs and maps.
-pub(crate) fn load(sizes: Sizes) -> Result<Loaded, Error> {
+/// Loads all programs and maps; `pins` keeps the maps over our end.
+pub(crate) fn load(sizes: Sizes, pins: Option<&Pins>) -> Result<Loaded, Error> {
     let ticks = Ticks::of_kernel().map_err(|e| Error::Io { what: "read the coarse clock", source: e.into() })?;
     let shift = |sets: u32| 64 - sets.ilog2();
     let (shift4, shift6, seed) = (shift(sizes.sets4), shift(sizes.sets6), seed()?);
@@ -136,6 +117,15 @@ pub(crate) fn load(sizes: Sizes) -> Result<Loaded, Error> {
     let mut loader = EbpfLoader::new();
     if let Ok(kernel) = &kernel {
         kernel.set(&mut loader);
+    }
+    if let Some(pins) = pins {
+        takeover::check_shared(pins, &sizes);
+        for name in pin::COUNTING {
+            loader.map_pin_path(name, pins.map(name));
+        }
+        for name in pin::SHARED {
+            loader.map_pin_path(name, pins.shared(name));
+        }
     }
     let mut ebpf = loader
         .override_global("CPUS", &sizes.cpus, true)
@@ -163,45 +153,22 @@ pub(crate) fn load(sizes: Sizes) -> Result<Loaded, Error> {
     if sizes.yardstick > 1 {
         testrun::load(&mut ebpf)?;
     }
-    let overflow = ebpf.take_map("OVERFLOW").ok_or(Error::Missing("OVERFLOW"))?;
-    let Map::PerCpuHashMap(data) = &overflow else { return Err(Error::Missing("OVERFLOW")) };
-    let overflow_fd = data.fd().as_fd().try_clone_to_owned();
-    let dropped = ebpf.take_map("DROPS").ok_or(Error::Missing("DROPS"))?;
-    let Map::HashMap(data) = &dropped else { return Err(Error::Missing("DROPS")) };
-    let dropped_fd = data.fd().as_fd().try_clone_to_owned();
-    let mut maps = Vec::new();
-    let mut mapped = |name: &'static str, bytes: u64| -> Result<Mapped, Error> {
-        let map = ebpf.take_map(name).ok_or(Error::Missing(name))?;
-        let Map::Array(data) = &map else { return Err(Error::Missing(name)) };
-        let bytes = usize::try_from(bytes).map_err(|e| Error::Io { what: name, source: std::io::Error::other(e) })?;
-        let mapped = Mapped::new(data.fd().as_fd(), bytes).map_err(|source| Error::Io { what: name, source })?;
-        maps.push(map);
-        Ok(mapped)
-    };
-    let half = |sets: u32, bytes: usize| 2 * u64::from(sizes.cpus) * u64::from(sets) * bytes as u64;
+    let tables = Tables::new(sizes, |name| match ebpf.take_map(name) {
+        Some(Map::Array(data) | Map::HashMap(data) | Map::PerCpuHashMap(data)) => Ok(data),
+        _ => Err(Error::Missing(name)),
+    })?;
+    if let Some(pins) = pins {
+        pins.complete().map_err(|source| Error::Io { what: "pin the maps", source })?;
+    }
     Ok(Loaded {
-        control: mapped("CONTROL", size_of::<Control>() as u64)?,
-        flow4: mapped("FLOW4", half(sizes.sets4, size_of::<Set4>()))?,
-        flow6: mapped("FLOW6", half(sizes.sets6, size_of::<Set6>()))?,
-        interfaces: mapped("INTERFACES", half(sizes.sets_interface, size_of::<InterfaceSet>()))?,
-        overflow_fd: overflow_fd.map_err(|source| Error::Io { what: "OVERFLOW", source })?,
-        possible_cpus: aya::util::nr_cpus().map_err(|(what, source)| Error::Io { what, source })?,
-        overflow: overflow.try_into()?,
+        tables,
         drops: None,
-        dropped: dropped.try_into()?,
-        dropped_fd: dropped_fd.map_err(|source| Error::Io { what: "DROPS", source })?,
-        interface_overflow: ebpf
-            .take_map("INTERFACE_OVERFLOW")
-            .ok_or(Error::Missing("INTERFACE_OVERFLOW"))?
-            .try_into()?,
         clock: ebpf.take_map("CLOCK").ok_or(Error::Missing("CLOCK"))?.try_into()?,
         grace: GracePeriod::new().map_err(|source| Error::Io { what: "create the grace-period map", source })?,
         log,
-        _maps: maps,
         kernel,
         ebpf,
         ticks,
-        sizes,
     })
 }
 

@@ -1,6 +1,7 @@
 //! The only part that touches BPF and interfaces: it yields `Flow`s and per-interface totals.
 //! Knows nothing of AWS, windows, formats or files.
-//! Nothing is lost: an epoch is cleared only after the caller has taken what was in it.
+//! Nothing is lost: an epoch is cleared only after the caller has taken what was in it, and what is pinned counts on
+//! while no agent runs.
 
 mod attach;
 mod btf;
@@ -11,20 +12,29 @@ mod drops;
 pub mod flow;
 pub mod interfaces;
 mod load;
+mod pin;
 mod reason;
+mod stubs;
 #[expect(unsafe_code, reason = "mmap and bpf(2) have no safe wrapper")]
 mod sys;
+mod tables;
+mod takeover;
 mod testrun;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
 
-use attach::Attachment;
 pub use attach::Hook;
+use attach::{Attachment, Look};
 pub use drops::Unavailable;
 use flow::Drained;
 use interfaces::Interface;
 use load::Loaded;
 pub use load::Sizes;
+use nix::fcntl::Flock;
+pub use pin::{DEFAULT_DIRECTORY, Generation, PinError, Pins};
+pub use takeover::Adopted;
 pub use testrun::{DrainTimes, Offload};
 
 /// What can go wrong between us and the kernel.
@@ -44,6 +54,8 @@ pub enum Error {
     IngressQdisc(String),
     #[error("{0}: other TC filters hold the priorities 1 to 16; free one of them")]
     NoPriority(String),
+    #[error("{0}: a former agent's filter cannot be removed; CAP_NET_ADMIN is needed")]
+    FilterStays(String),
     #[error("list interfaces: {0}")]
     Interfaces(#[from] nix::errno::Errno),
 }
@@ -53,17 +65,71 @@ pub fn verdicts_available() -> Result<(), Unavailable> {
     drops::Kernel::read().map(drop)
 }
 
-/// The running capture: programs, tables and attachments.
+/// The running capture: programs, tables and attachments. Dropping it leaves what is pinned: see [`Capture::close`].
 pub struct Capture {
     loaded: Loaded,
     attached: BTreeMap<u32, (Interface, Attachment)>,
     hook: Option<Hook>,
+    pins: Option<Pins>,
+    generation: Generation,
+    /// Generations of former agents that are read and not freed yet.
+    adopted: Vec<Generation>,
+    /// Interfaces that are no longer attached and may have counters in this epoch.
+    departed: Vec<u32>,
+}
+
+/// Removes all that an agent with this directory left behind, and says each thing. The agent must not run.
+pub fn detach(directory: &Path, say: impl FnMut(String)) -> Result<(), Error> {
+    takeover::detach(directory, say)
+}
+
+/// Locks a directory as an agent does that pins below it. None: there is no such directory.
+pub fn lock(directory: &Path) -> Result<Option<Flock<File>>, PinError> {
+    pin::lock(directory)
 }
 
 impl Capture {
-    /// Loads the programs; nothing is attached yet.
+    /// Loads the programs; nothing is attached yet, and nothing will stay after us.
     pub fn open(sizes: Sizes) -> Result<Self, Error> {
-        Ok(Self { loaded: load::load(sizes)?, attached: BTreeMap::new(), hook: None })
+        Self::load(sizes, None)
+    }
+
+    /// As [`Self::open`], with everything pinned. Attach, and then [`Self::adopt`] what a former agent left there.
+    pub fn open_pinned(sizes: Sizes, pins: Pins) -> Result<Self, Error> {
+        takeover::look_around(&pins);
+        Self::load(sizes, Some(pins))
+    }
+
+    fn load(sizes: Sizes, pins: Option<Pins>) -> Result<Self, Error> {
+        let loaded = load::load(sizes, pins.as_ref());
+        if let (Err(_), Some(pins)) = (&loaded, &pins) {
+            pins.remove(pins.generation());
+        }
+        let loaded = loaded?;
+        let generation = pins.as_ref().map_or_else(Generation::new, Pins::generation);
+        let (attached, adopted, departed) = Default::default();
+        Ok(Self { loaded, attached, hook: None, pins, generation, adopted, departed })
+    }
+
+    /// Names our maps among all agents' of this boot.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// The epoch that is counted in, which the next drain ends.
+    pub fn epoch(&self) -> u32 {
+        self.loaded.tables.epoch()
+    }
+
+    /// Detaches everything and leaves nothing pinned, but for former agents' counters that were not released.
+    pub fn close(&mut self) {
+        for (ifindex, (_, attachment)) in std::mem::take(&mut self.attached) {
+            attachment.detach(ifindex, self.pins.as_ref());
+        }
+        if let Some(pins) = self.pins.take() {
+            stubs::detach(&pins);
+            pins.close();
+        }
     }
 
     /// Attaches this way from now on, not the best one that the kernel has.
@@ -78,7 +144,8 @@ impl Capture {
             Ok(kernel) => kernel,
             Err(unavailable) => return Err(Unavailable::Other(unavailable.to_string())),
         };
-        let drops = drops::Drops::attach(&mut self.loaded.ebpf, kernel, self.loaded.sizes.cpus)
+        let cpus = self.loaded.tables.sizes.cpus;
+        let drops = drops::Drops::attach(&mut self.loaded.ebpf, kernel, cpus, self.pins.as_ref())
             .map_err(|error| Unavailable::Other(error.to_string()))?;
         self.loaded.drops = Some(drops);
         Ok(())
@@ -100,21 +167,40 @@ impl Capture {
         let gone = |attached: &Interface| !wanted.iter().any(|w| w.index == attached.index && w.bare == attached.bare);
         let leaving: Vec<u32> = self.attached.iter().filter(|(_, (i, _))| gone(i)).map(|(&index, _)| index).collect();
         for index in leaving {
-            if let Some((interface, _attachment)) = self.attached.remove(&index) {
+            if let Some((interface, attachment)) = self.attached.remove(&index) {
+                attachment.detach(index, self.pins.as_ref());
+                self.departed.push(index);
                 changes.detached.push(interface);
             }
         }
         for interface in wanted {
             if let Some((known, _)) = self.attached.get_mut(&interface.index) {
                 known.clone_from(interface);
+                self.pins.iter().for_each(|pins| pins.keep_name(interface.index, &interface.name));
                 continue;
             }
-            match attach::attach(&mut self.loaded.ebpf, interface, self.hook) {
+            match attach::attach(&mut self.loaded.ebpf, interface, self.hook, self.pins.as_ref()) {
                 Ok(attachment) => {
+                    self.pins.iter().for_each(|pins| pins.keep_name(interface.index, &interface.name));
                     changes.attached.push((interface.clone(), attachment.hook));
                     self.attached.insert(interface.index, (interface.clone(), attachment));
                 }
                 Err(error) => changes.failed.push((interface.clone(), error)),
+            }
+        }
+        changes
+    }
+
+    /// Puts programs back that somebody else has taken off an interface: `rehooked` are those interfaces, whose packets
+    /// were not counted since the last look. Two system calls for each interface.
+    pub fn mend(&mut self) -> Changes {
+        let mut changes = Changes::default();
+        for (interface, attachment) in self.attached.values_mut() {
+            if let Look::Mended(result) = attachment.mend(&mut self.loaded.ebpf, interface, self.pins.as_ref()) {
+                changes.rehooked.push(interface.clone());
+                if let Err(Some(error)) = result {
+                    changes.failed.push((interface.clone(), error));
+                }
             }
         }
         changes
@@ -133,10 +219,17 @@ impl Capture {
         stepped: i64,
         take: impl FnOnce(Drained) -> Result<(), E>,
     ) -> Result<(), E> {
-        let epoch = self.loaded.swap()?;
-        let drained = self.loaded.read(epoch, stepped)?;
+        let departed = std::mem::take(&mut self.departed);
+        let epoch = self.loaded.tables.swap(&self.loaded.grace)?;
+        let clock = self.loaded.read_clock(stepped)?;
+        let drained = self.loaded.tables.read(epoch, &clock)?;
         take(drained)?;
-        self.loaded.clear(epoch)?;
+        self.loaded.tables.clear(epoch)?;
+        if let Some(pins) = &self.pins {
+            pins.drained();
+            let gone = departed.into_iter().filter(|index| !self.attached.contains_key(index));
+            gone.for_each(|index| pins.forget_name(index));
+        }
         Ok(())
     }
 
@@ -147,7 +240,7 @@ impl Capture {
 
     /// Whether a drain should not wait for the window's end.
     pub fn crowded(&self) -> bool {
-        self.loaded.crowded()
+        self.loaded.tables.crowded()
     }
 
     pub fn attached(&self) -> impl Iterator<Item = &Interface> {
@@ -164,10 +257,21 @@ pub struct DropReport {
     pub other_frees: Vec<(String, u64)>,
 }
 
-/// What a sync changed.
+impl Drop for Capture {
+    fn drop(&mut self) {
+        // Not closed: the next agent goes on with it.
+        if self.pins.is_some() {
+            self.attached.values_mut().for_each(|(_, attachment)| attachment.stay());
+        }
+    }
+}
+
+/// What a sync or a look changed.
 #[derive(Default)]
 pub struct Changes {
     pub attached: Vec<(Interface, Hook)>,
     pub detached: Vec<Interface>,
     pub failed: Vec<(Interface, Error)>,
+    /// Programs were missing there; back again, unless it is among the failed.
+    pub rehooked: Vec<Interface>,
 }

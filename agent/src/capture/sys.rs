@@ -1,4 +1,5 @@
-//! The only `unsafe` of the agent: mapping a BPF array into memory, batches of a hash, huge pages, and the grace period.
+//! The only `unsafe` of the agent: mapping a BPF array into memory, batches of a hash, huge pages, the grace period, and
+//! who is on an interface's hook.
 //! Knows sizes and file descriptors, nothing of what the words mean.
 use std::io;
 use std::mem::{MaybeUninit, size_of};
@@ -173,6 +174,53 @@ pub(crate) fn delete(map: BorrowedFd<'_>, key_words: usize, keys: &[u64]) -> io:
         bpf(BPF_MAP_DELETE_BATCH, &mut attr)?;
     }
     Ok(())
+}
+
+/// As [`CreateAttr`], for `BPF_PROG_QUERY`.
+#[repr(C)]
+struct QueryAttr {
+    target_ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    count: u32,
+    padding: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+const BPF_PROG_QUERY: libc::c_long = 16;
+const BPF_TCX_INGRESS: u32 = 46;
+const BPF_TCX_EGRESS: u32 = 47;
+/// As many as the kernel lets hang there (kernel/bpf/mprog.c, `BPF_MPROG_MAX`).
+const TCX_MAX: usize = 64;
+
+/// Ids of the links on an interface's TCX hook in this network namespace; 0 for a program without a link. aya's query
+/// needs CAP_SYS_ADMIN and leaves the links out.
+pub(crate) fn tcx_links(ifindex: u32, egress: bool) -> io::Result<Vec<u32>> {
+    let (mut programs, mut links) = ([0u32; TCX_MAX], [0u32; TCX_MAX]);
+    let mut attr = QueryAttr {
+        target_ifindex: ifindex,
+        attach_type: if egress { BPF_TCX_EGRESS } else { BPF_TCX_INGRESS },
+        query_flags: 0,
+        attach_flags: 0,
+        prog_ids: programs.as_mut_ptr().expose_provenance() as u64,
+        count: TCX_MAX as u32,
+        padding: 0,
+        prog_attach_flags: 0,
+        link_ids: links.as_mut_ptr().expose_provenance() as u64,
+        link_attach_flags: 0,
+        revision: 0,
+    };
+    match bpf(BPF_PROG_QUERY, &mut attr) {
+        Ok(_) => Ok(links[..(attr.count as usize).min(TCX_MAX)].to_vec()),
+        // Nothing was ever attached there.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
 }
 
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {

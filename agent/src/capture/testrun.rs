@@ -87,11 +87,12 @@ impl Capture {
     /// A drain with the times of its steps.
     pub fn drain_timed(&mut self) -> Result<(Drained, DrainTimes), Error> {
         let start = Instant::now();
-        let epoch = self.loaded.swap()?;
+        let epoch = self.loaded.tables.swap(&self.loaded.grace)?;
         let swapped = Instant::now();
-        let drained = self.loaded.read(epoch, 0)?;
+        let clock = self.loaded.read_clock(0)?;
+        let drained = self.loaded.tables.read(epoch, &clock)?;
         let read = Instant::now();
-        self.loaded.clear(epoch)?;
+        self.loaded.tables.clear(epoch)?;
         Ok((drained, DrainTimes { swap: swapped - start, read: read - swapped, clear: read.elapsed() }))
     }
 
@@ -102,7 +103,7 @@ impl Capture {
 
     /// Puts the empty program on both directions of an interface that this capture does not watch.
     pub fn attach_empty(&mut self, interface: &Interface) -> Result<(), Error> {
-        let attachment = attach_programs(&mut self.loaded.ebpf, interface, ["empty", "empty"], self.hook)?;
+        let attachment = attach_programs(&mut self.loaded.ebpf, interface, ["empty", "empty"], self.hook, None)?;
         self.attached.insert(interface.index, (interface.clone(), attachment));
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The command line: parses, dispatches, turns errors into one line and an exit code. No logic of its own.
 #![forbid(unsafe_code)]
 
+mod detach;
 mod doctor;
 mod run;
 
@@ -13,6 +14,7 @@ Examples:
   flowlogd run --max-aggregation-interval 60
   flowlogd run --interface 'veth*' --log-destination-type directory --log-destination /var/lib/flowlogd/records
   flowlogd doctor
+  flowlogd detach
 
 Exit codes: 0 done, 1 failure, 2 usage.";
 
@@ -31,6 +33,8 @@ struct Cli {
 enum Command {
     /// Capture flows and write records until SIGINT or SIGTERM.
     Run(Box<run::Args>),
+    /// Remove what a killed agent left counting in the kernel; its counters are lost
+    Detach(detach::Args),
     /// Say what this kernel and these privileges allow, and how to mend what is missing.
     Doctor,
 }
@@ -79,6 +83,7 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Detach(args) => detach::run(&args),
         Command::Doctor => doctor::run(),
     };
     match result {

@@ -67,6 +67,9 @@ pub(super) struct Args {
     /// State of this agent; one agent per directory
     #[arg(long, value_name = "DIR", help_heading = "Agent", default_value = "/run/flowlogd")]
     state_directory: PathBuf,
+    /// Directory on a bpf file system below which counters outlive a killed agent [default: /sys/fs/bpf/flowlogd]
+    #[arg(long, value_name = "DIR", help_heading = "Agent")]
+    bpf_directory: Option<PathBuf>,
     /// IPv4 flows of one CPU and epoch [default: from CPUs and RAM]
     #[arg(long, value_name = "FLOWS", help_heading = "Agent", value_parser = clap::value_parser!(u32).range(8..=4_194_304))]
     flow_table_slots: Option<u32>,
@@ -126,6 +129,7 @@ impl Args {
             subnet_cidrs: self.subnet_cidr.clone(),
             log_excluded: self.log_excluded.clone(),
             state_directory: self.state_directory.clone(),
+            bpf_directory: self.bpf_directory.clone(),
             flow_table_slots: self.flow_table_slots,
             overflow_slots: self.overflow_slots,
             hold_drain: self.hold_drain,

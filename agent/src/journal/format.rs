@@ -1,7 +1,7 @@
 //! The bytes of a journal file. All numbers are little-endian; payloads are postcard, whose format is stable.
 //!
 //! ```text
-//! file header  magic 8 | version u32 | window start i64 | window's last second i64 | CRC-32 of all this
+//! file header  magic 8 | version u32 | window start i64 | window's last second i64 | number u64 | CRC-32 of all this
 //! entry        length u32 | CRC-32 of the payload | CRC-32 of these two, the file's CRC and the offset | payload
 //! ```
 //!
@@ -12,10 +12,12 @@
 use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Serialize};
 
+use crate::record::Status;
+
 /// To be raised with every change of what is written, also of the types inside `Drained`.
 pub(super) const VERSION: u32 = 1;
 const MAGIC: &[u8; 8] = b"flowlogJ";
-pub(super) const FILE_HEADER_BYTES: usize = 32;
+pub(super) const FILE_HEADER_BYTES: usize = 40;
 pub(super) const HEAD_BYTES: usize = 12;
 /// About 38 million flows. More is refused when written and damage when read.
 pub(super) const PAYLOAD_BYTES_MAX: usize = 1 << 30;
@@ -24,13 +26,26 @@ pub(super) const PAYLOAD_BYTES_MAX: usize = 1 << 30;
 #[derive(Serialize, Deserialize, Debug)]
 pub(crate) enum Entry<F> {
     Drain(F),
-    /// The window is complete and ends with this second.
-    Closed(i64),
+    /// Interface ids of interfaces of these indexes, which may be others' after a restart.
+    Names(Vec<(u32, String)>),
+    /// The window is complete.
+    Closed(Closing),
+}
+
+/// What cannot be found again from the drains alone.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Closing {
+    /// The window's last second.
+    pub(crate) end: i64,
+    /// NODATA and SKIPDATA, by ifindex.
+    pub(crate) statuses: Vec<(u32, Status)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct FileHeader {
     pub(super) window: (i64, i64),
+    /// Random, the window's own: objects are named after it.
+    pub(super) number: u64,
     /// The header's own CRC, which enters every entry's check.
     pub(super) crc: u32,
 }
@@ -51,14 +66,15 @@ pub(super) struct Head {
     pub(super) crc: u32,
 }
 
-pub(super) fn file_header(window: (i64, i64)) -> [u8; FILE_HEADER_BYTES] {
+pub(super) fn file_header(window: (i64, i64), number: u64) -> [u8; FILE_HEADER_BYTES] {
     let mut out = [0; FILE_HEADER_BYTES];
     out[..8].copy_from_slice(MAGIC);
     out[8..12].copy_from_slice(&VERSION.to_le_bytes());
     out[12..20].copy_from_slice(&window.0.to_le_bytes());
     out[20..28].copy_from_slice(&window.1.to_le_bytes());
-    let crc = crc32fast::hash(&out[..28]);
-    out[28..].copy_from_slice(&crc.to_le_bytes());
+    out[28..36].copy_from_slice(&number.to_le_bytes());
+    let crc = crc32fast::hash(&out[..36]);
+    out[36..].copy_from_slice(&crc.to_le_bytes());
     out
 }
 
@@ -71,7 +87,8 @@ pub(super) fn read_file_header(bytes: &[u8]) -> Result<FileHeader, NotOurs> {
     }
     let mut read = || {
         let window = (i64::from_le_bytes(take(&mut rest)?), i64::from_le_bytes(take(&mut rest)?));
-        Some(FileHeader { window, crc: u32::from_le_bytes(take(&mut rest)?) })
+        let number = u64::from_le_bytes(take(&mut rest)?);
+        Some(FileHeader { window, number, crc: u32::from_le_bytes(take(&mut rest)?) })
     };
     let header = read().ok_or(NotOurs::Damaged)?;
     if crc32fast::hash(&bytes[..FILE_HEADER_BYTES - 4]) == header.crc { Ok(header) } else { Err(NotOurs::Damaged) }

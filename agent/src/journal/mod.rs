@@ -28,6 +28,7 @@ use nix::libc;
 use serde::{Deserialize, Serialize};
 
 use crate::capture::flow::Drained;
+pub(crate) use format::Closing;
 use format::{Entry, FILE_HEADER_BYTES};
 pub(crate) use recover::{Recovered, Recovery};
 use tail::Tail;
@@ -80,7 +81,7 @@ pub(crate) struct Journal {
     /// Of every file that is not forgotten.
     sizes: BTreeMap<WindowId, u64>,
     /// The window that is open, and its file once there is one.
-    window: Option<(i64, i64)>,
+    window: Option<((i64, i64), u64)>,
     current: Option<Current>,
 }
 
@@ -112,9 +113,10 @@ impl Journal {
         Ok((Self { directory, handle, limit_bytes, sizes, window: None, current: None }, recovery))
     }
 
-    /// From now on appends go to this window, first and last second. Its file is made by the first of them.
-    pub(crate) fn begin(&mut self, window: (i64, i64)) {
-        self.window = Some(window);
+    /// From now on appends go to this window, first and last second, and its random number. Its file is made by the
+    /// first of them.
+    pub(crate) fn begin(&mut self, window: (i64, i64), number: u64) {
+        self.window = Some((window, number));
         self.current = None;
     }
 
@@ -123,7 +125,7 @@ impl Journal {
         let path = self.path(recovered.id);
         let file = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(&path);
         let file = file.map_err(JournalError::at("open journal", &path))?;
-        self.window = Some(recovered.window);
+        self.window = Some((recovered.window, recovered.number));
         // Bytes behind the last whole entry are lost; the next append takes their place.
         let tail = Tail::new(file, recovered.whole);
         self.current = Some(Current { id: recovered.id, file_crc: recovered.file_crc, tail });
@@ -132,19 +134,22 @@ impl Journal {
 
     /// Durable when it returns. After an error the file is as it was before.
     pub(crate) fn append(&mut self, frame: &Frame) -> Result<(), JournalError> {
-        if self.current.is_none() {
-            let window = self.window.ok_or_else(|| JournalError::NoWindow(self.directory.clone()))?;
-            self.current = Some(self.create(window)?);
-        }
+        self.make_current()?;
         self.write(&Entry::Drain(frame))
     }
 
-    /// The open window is complete, and ends with this second. To be said before it is published, so that a replay
-    /// gives it the same end. Nothing if nothing was appended. After an error the window is still open.
-    pub(crate) fn close(&mut self, end: i64) -> Result<Option<WindowId>, JournalError> {
+    /// Interface ids that the window's flows go by, from now on. Durable when it returns.
+    pub(crate) fn name(&mut self, names: Vec<(u32, String)>) -> Result<(), JournalError> {
+        self.make_current()?;
+        self.write(&Entry::<&Frame>::Names(names))
+    }
+
+    /// The open window is complete. To be said before it is published, so that a replay gives it the same end and
+    /// statuses. Nothing if nothing was appended. After an error the window is still open.
+    pub(crate) fn close(&mut self, closing: Closing) -> Result<Option<WindowId>, JournalError> {
         let id = self.current();
         if id.is_some() {
-            self.write(&Entry::<&Frame>::Closed(end))?;
+            self.write(&Entry::<&Frame>::Closed(closing))?;
         }
         (self.window, self.current) = (None, None);
         Ok(id)
@@ -198,12 +203,20 @@ impl Journal {
         Ok(())
     }
 
+    fn make_current(&mut self) -> Result<(), JournalError> {
+        if self.current.is_none() {
+            let window = self.window.ok_or_else(|| JournalError::NoWindow(self.directory.clone()))?;
+            self.current = Some(self.create(window)?);
+        }
+        Ok(())
+    }
+
     /// Under another name until its header is durable: a file of ours always has one.
-    fn create(&mut self, window: (i64, i64)) -> Result<Current, JournalError> {
+    fn create(&mut self, (window, number): ((i64, i64), u64)) -> Result<Current, JournalError> {
         let id = self.unused_id(window.0);
         let path = self.path(id);
         let temporary = self.temporary(id);
-        let header = format::file_header(window);
+        let header = format::file_header(window, number);
         let make = || -> io::Result<File> {
             let mut options = OpenOptions::new();
             options.write(true).create_new(true).mode(0o600);

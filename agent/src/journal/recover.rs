@@ -1,11 +1,12 @@
 //! What an earlier run left in the directory.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, DirEntry};
 use std::path::{Path, PathBuf};
 
-use super::format::{self, Entry};
+use super::format::{self, Closing, Entry};
 use super::scan::{Damage, Refusal, Scan};
 use super::{Frame, JournalError, TEMPORARY, WindowId};
 
@@ -22,8 +23,12 @@ pub(crate) struct Recovered {
     pub(crate) id: WindowId,
     /// First and last second, as begun.
     pub(crate) window: (i64, i64),
-    /// The end it is to be published with, if it was closed and nothing came after that.
-    pub(crate) closed_end: Option<i64>,
+    /// Random, the same for as long as the window is not forgotten.
+    pub(crate) number: u64,
+    /// What it is to be published with, if it was closed and nothing came after that.
+    pub(crate) closed: Option<Closing>,
+    /// Interface ids by ifindex, as they were.
+    pub(crate) names: BTreeMap<u32, String>,
     /// To be said, in one line.
     pub(crate) damage: Option<Damage>,
     pub(super) path: PathBuf,
@@ -66,7 +71,7 @@ impl Iterator for Frames {
             let (offset, payload) = self.scan.next()?;
             match format::read_payload(payload) {
                 Some(Entry::Drain(frame)) => return Some(Ok(frame)),
-                Some(Entry::Closed(_)) => {}
+                Some(Entry::Closed(_) | Entry::Names(_)) => {}
                 None => return Some(Err(JournalError::Undecodable { path: self.scan.path().to_owned(), offset })),
             }
         }
@@ -110,13 +115,16 @@ fn is_temporary(entry: &DirEntry) -> bool {
 /// Reads the file once through, decoding no frame. Nothing if it has no entry.
 fn window(id: WindowId, path: &Path) -> Result<Option<Recovered>, Refusal> {
     let mut scan = Scan::open(path)?;
-    let (mut closed_end, mut entries) = (None, 0);
+    let (mut closed, mut entries) = (None, 0);
+    let mut names = BTreeMap::new();
     while let Some((_, payload)) = scan.next() {
         entries += 1;
-        closed_end = match format::read_kind(payload) {
-            Some(Entry::Closed(end)) => Some(end),
-            Some(Entry::Drain(())) | None => None,
-        };
+        closed = None;
+        match format::read_kind(payload) {
+            Some(Entry::Closed(closing)) => closed = Some(closing),
+            Some(Entry::Names(more)) => names.extend(more),
+            Some(Entry::Drain(())) | None => {}
+        }
     }
     if entries == 0 && scan.damage.is_none() {
         return Ok(None);
@@ -125,7 +133,9 @@ fn window(id: WindowId, path: &Path) -> Result<Option<Recovered>, Refusal> {
     Ok(Some(Recovered {
         id,
         window: header.window,
-        closed_end,
+        number: header.number,
+        closed,
+        names,
         bytes: scan.bytes(),
         whole: scan.whole,
         file_crc: header.crc,

@@ -1,7 +1,8 @@
 use super::format::{HEAD_BYTES, VERSION};
 use super::scan::{Cause, Damage};
 use super::*;
-use crate::capture::flow::{Direction, Flow, FlowKey, InterfaceTotals, Total, Verdict};
+use crate::capture::flow::{Direction, Dropped, Flow, FlowKey, InterfaceTotals, Total, Verdict};
+use crate::record::Status;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use proptest::prelude::*;
@@ -10,6 +11,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 const START: i64 = 1_795_517_880;
 const WINDOW: (i64, i64) = (START, START + 59);
+const NUMBER: u64 = 0x0102_0304_0506_0708;
 const NO_LIMIT: u64 = u64::MAX;
 
 fn flow(number: u32) -> Flow {
@@ -23,7 +25,7 @@ fn flow(number: u32) -> Flow {
         src_port: 40_000,
         dst_port: 443,
     };
-    Flow { key, packets: 11, bytes: 4_242, first: START + 5, last: START + 42, tcp_flags: 19 }
+    Flow { key, packets: 11, bytes: 4_242, first: START + 5, last: START + 42, tcp_flags: 19, reason: 0 }
 }
 
 fn frame(epoch: u32, flows: u32) -> Frame {
@@ -35,9 +37,15 @@ fn frame(epoch: u32, flows: u32) -> Frame {
         non_ip: Total::default(),
         unparsable: [Total::default(); 3],
         skipped: total,
+        drops_skipped: Total::default(),
     };
-    let drained = Drained { batches: vec![(0..flows).map(flow).collect(), vec![]], totals: vec![totals] };
+    let drained =
+        Drained { batches: vec![(0..flows).map(flow).collect(), vec![]], totals: vec![totals], drops: Vec::new() };
     Frame { generation: 7, epoch, drained }
+}
+
+fn closing(end: i64) -> Closing {
+    Closing { end, statuses: vec![(3, Status::NoData)] }
 }
 
 fn frames(recovered: &Recovered) -> Vec<Frame> {
@@ -51,7 +59,7 @@ fn open(directory: &Path) -> (Journal, Recovery) {
 /// One window with these frames, and its file.
 fn written(directory: &Path, frames: &[Frame]) -> PathBuf {
     let (mut journal, _) = open(directory);
-    journal.begin(WINDOW);
+    journal.begin(WINDOW, NUMBER);
     for frame in frames {
         journal.append(frame).unwrap();
     }
@@ -72,15 +80,15 @@ fn the_format_of_this_version() {
     let path = written(root.path(), &[frame(3, 1)]);
     let hex: String = fs::read(path).unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
     let want = [
-        // File header: magic, version, window, CRC.
-        "666c6f776c6f674a 01000000 b86d056b00000000 f36d056b00000000 6e294775",
+        // File header: magic, version, window, number, CRC.
+        "666c6f776c6f674a 01000000 b86d056b00000000 f36d056b00000000 0807060504030201 8876e719",
         // Head: length, CRC, check.
-        "32000000 787892d3 3e7e73f0",
+        "36000000 8ce75fd9 0c0b8250",
         // A drain of generation 7, epoch 3, two batches, one flow in the first.
         "00 07 03 02 01",
-        "00 0a000001 c6336400 409c bb01 02 01 00 06 13 0b 9221 fab6abb00d 25",
-        // None in the second, one interface.
-        "00 01 02 01 0b9221 0000 0000 0000 0000 0b9221",
+        "00 0a000001 c6336400 409c bb01 02 01 00 06 13 00 0b 9221 fab6abb00d 25",
+        // None in the second, one interface, no drops.
+        "00 01 02 01 0b9221 0000 0000 0000 0000 0b9221 0000 00",
     ];
     assert_eq!((VERSION, hex), (1, want.concat().replace(' ', "")));
 }
@@ -93,15 +101,15 @@ fn windows_come_back_until_they_are_forgotten() {
     assert!(recovery.windows.is_empty() && recovery.left_alone.is_empty());
     assert!(matches!(journal.append(&frame(1, 1)), Err(JournalError::NoWindow(_))));
 
-    journal.begin(WINDOW);
+    journal.begin(WINDOW, NUMBER);
     assert_eq!(names(&directory), [""; 0]);
-    assert_eq!(journal.close(START + 59).unwrap(), None);
-    journal.begin(WINDOW);
+    assert_eq!(journal.close(closing(START + 59)).unwrap(), None);
+    journal.begin(WINDOW, NUMBER);
     journal.append(&frame(1, 1)).unwrap();
     journal.append(&frame(2, 300)).unwrap();
-    let first = journal.close(START + 30).unwrap().unwrap();
+    let first = journal.close(closing(START + 30)).unwrap().unwrap();
     // The clock was set back: the same window again. It stays open.
-    journal.begin(WINDOW);
+    journal.begin(WINDOW, NUMBER);
     journal.append(&frame(3, 0)).unwrap();
     assert_eq!(names(&directory), [format!("{START}-0.journal"), format!("{START}-1.journal")]);
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -110,7 +118,8 @@ fn windows_come_back_until_they_are_forgotten() {
     drop(journal);
 
     let (mut journal, recovery) = open(&directory);
-    let got: Vec<_> = recovery.windows.iter().map(|w| (w.window, w.closed_end, frames(w))).collect();
+    let got: Vec<_> =
+        recovery.windows.iter().map(|w| (w.window, w.closed.clone().map(|closing| closing.end), frames(w))).collect();
     let want = [(WINDOW, Some(START + 30), vec![frame(1, 1), frame(2, 300)]), (WINDOW, None, vec![frame(3, 0)])];
     assert_eq!(got, want);
     journal.forget(first).unwrap();
@@ -136,7 +145,7 @@ fn full_is_the_sum_of_all_files() {
         assert_eq!(Journal::open(root.path(), limit).unwrap().0.is_full(), is_full);
     }
     let (mut journal, recovery) = Journal::open(root.path(), bytes).unwrap();
-    journal.begin((START + 60, START + 119));
+    journal.begin((START + 60, START + 119), NUMBER);
     journal.append(&frame(2, 0)).unwrap();
     assert!(journal.is_full());
     journal.forget(recovery.windows[0].id).unwrap();
@@ -237,7 +246,7 @@ fn what_is_not_ours_is_left_alone() {
     assert_eq!(recovery.windows.len(), 1);
     // Windows of the same starts get other names.
     for start in [1, 8] {
-        journal.begin((start, start + 59));
+        journal.begin((start, start + 59), NUMBER);
         journal.append(&frame(1, 1)).unwrap();
         assert_eq!(journal.current(), Some(WindowId { start, counter: 1 }));
     }
@@ -258,7 +267,7 @@ fn a_sound_entry_of_an_unknown_kind_is_an_error_and_no_end() {
     fs::write(&path, &bytes).unwrap();
     let (_, recovery) = open(root.path());
     let window = &recovery.windows[0];
-    assert_eq!((window.closed_end, &window.damage), (None, &None));
+    assert_eq!((&window.closed, &window.damage), (&None, &None));
     let got: Vec<bool> = window.frames().unwrap().map(|frame| frame.is_ok()).collect();
     assert_eq!(got, [true, false, false, false]);
 }
@@ -276,7 +285,7 @@ fn a_full_disk_is_an_error_and_loses_nothing() {
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
         mount(Some("tmpfs"), root.path(), Some("tmpfs"), MsFlags::empty(), Some("size=64k")).unwrap();
         let (mut journal, _) = open(root.path());
-        journal.begin(WINDOW);
+        journal.begin(WINDOW, NUMBER);
         let mut epochs = 0;
         let error = loop {
             match journal.append(&frame(epochs, 500)) {
@@ -303,21 +312,23 @@ fn a_full_disk_is_an_error_and_loses_nothing() {
 
 fn any_flow() -> impl Strategy<Value = Flow> {
     let key = (any::<u32>(), any::<bool>(), any::<bool>(), any::<u8>(), any::<[IpAddr; 2]>(), any::<[u16; 2]>());
-    let values = (any::<u64>(), any::<u64>(), any::<i64>(), any::<i64>(), any::<u8>());
-    (key, values).prop_map(|(key, (packets, bytes, first, last, tcp_flags))| {
+    let values = (any::<u64>(), any::<u64>(), any::<i64>(), any::<i64>(), any::<u8>(), any::<u16>());
+    (key, values).prop_map(|(key, (packets, bytes, first, last, tcp_flags, reason))| {
         let (ifindex, egress, reject, protocol, [src, dst], [src_port, dst_port]) = key;
         let direction = if egress { Direction::Egress } else { Direction::Ingress };
         let verdict = if reject { Verdict::Reject } else { Verdict::Accept };
         let key = FlowKey { ifindex, direction, verdict, protocol, src, dst, src_port, dst_port };
-        Flow { key, packets, bytes, first, last, tcp_flags }
+        Flow { key, packets, bytes, first, last, tcp_flags, reason }
     })
 }
 
 fn any_frame() -> impl Strategy<Value = Frame> {
     let batches = prop::collection::vec(prop::collection::vec(any_flow(), 0..4), 0..3);
-    (any::<u64>(), any::<u32>(), batches, any::<u64>()).prop_map(|(generation, epoch, batches, seen)| {
+    let drops = prop::collection::vec((any_flow(), any::<bool>()), 0..3);
+    (any::<u64>(), any::<u32>(), batches, any::<u64>(), drops).prop_map(|(generation, epoch, batches, seen, drops)| {
+        let drops = drops.into_iter().map(|(flow, counted)| Dropped { flow, counted }).collect();
         let totals = InterfaceTotals { seen: Total { packets: seen, bytes: !seen }, ..frame(0, 0).drained.totals[0] };
-        Frame { generation, epoch, drained: Drained { batches, totals: vec![totals] } }
+        Frame { generation, epoch, drained: Drained { batches, totals: vec![totals], drops } }
     })
 }
 
@@ -383,7 +394,7 @@ proptest! {
         accidents in prop::collection::vec(any_accident(), 0..4),
     ) {
         let root = tempfile::tempdir().unwrap();
-        let mut bytes = format::file_header(WINDOW).to_vec();
+        let mut bytes = format::file_header(WINDOW, NUMBER).to_vec();
         let crc = format::read_file_header(&bytes).unwrap().crc;
         let mut sizes = Vec::new();
         for frame in &written {
@@ -422,7 +433,7 @@ proptest! {
         closed in any::<bool>(),
     ) {
         let root = tempfile::tempdir().unwrap();
-        let mut bytes = format::file_header(WINDOW).to_vec();
+        let mut bytes = format::file_header(WINDOW, NUMBER).to_vec();
         let crc = format::read_file_header(&bytes).unwrap().crc;
         if raw {
             bytes.extend(payload);

@@ -8,7 +8,6 @@ use std::ffi::OsStr;
 use std::fs::{self, DirEntry, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use flate2::{Compression, GzBuilder, write::GzEncoder};
 
@@ -30,11 +29,6 @@ pub(crate) struct DirectorySink {
     root: PathBuf,
     identity: Identity,
     flow_log_id: String,
-    /// Differs from run to run. Without it a restart within one window, or a clock set back, would give the names of
-    /// objects that are already there.
-    run: u64,
-    /// Batches published in this run.
-    published: u64,
     part_bytes: usize,
 }
 
@@ -65,15 +59,7 @@ impl DirectorySink {
         remove_leftovers(&base, &stem)?;
         let probe = base.join(format!("{stem}probe.tmp"));
         File::create(&probe).and_then(|_| fs::remove_file(&probe)).map_err(SinkError::at("write to", &base))?;
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Ok(Self {
-            root,
-            identity: identity.clone(),
-            flow_log_id: flow_log_id.to_owned(),
-            run: (now.as_nanos() as u64).wrapping_add(u64::from(std::process::id())),
-            published: 0,
-            part_bytes: PART_BYTES,
-        })
+        Ok(Self { root, identity: identity.clone(), flow_log_id: flow_log_id.to_owned(), part_bytes: PART_BYTES })
     }
 
     pub(crate) fn publish(&mut self, batch: &Batch) -> Result<u64, SinkError> {
@@ -103,7 +89,6 @@ impl DirectorySink {
         for file in sealed {
             file.reveal()?;
         }
-        self.published += 1;
         Ok(records)
     }
 
@@ -112,8 +97,8 @@ impl DirectorySink {
         let Identity { account_id, region } = &self.identity;
         let hash = key::hash8(&[
             self.flow_log_id.as_bytes(),
-            &self.run.to_be_bytes(),
-            &self.published.to_be_bytes(),
+            // Random, so that another batch of the same window (a restart, a clock set back) never takes its place.
+            &batch.number.to_be_bytes(),
             &batch.start.to_be_bytes(),
             &slot.to_be_bytes(),
             &part.to_be_bytes(),
@@ -237,7 +222,7 @@ mod tests {
             src_port: port,
             dst_port: 443,
         };
-        Flow { key, packets: 1, bytes: 40, first: START, last, tcp_flags: 0 }
+        Flow { key, packets: 1, bytes: 40, first: START, last, tcp_flags: 0, reason: 0 }
     }
 
     fn sink(root: &Path) -> DirectorySink {
@@ -246,10 +231,20 @@ mod tests {
     }
 
     fn publish(sink: &mut DirectorySink, flows: &[Flow], statuses: &[(u32, Status)]) -> Result<u64, SinkError> {
+        publish_as(1, sink, flows, statuses)
+    }
+
+    fn publish_as(
+        number: u64,
+        sink: &mut DirectorySink,
+        flows: &[Flow],
+        statuses: &[(u32, Status)],
+    ) -> Result<u64, SinkError> {
         let interface_ids = BTreeMap::from([(1, "eni-1".to_owned())]);
         let account_id = "123456789012";
         sink.publish(&Batch {
             account_id,
+            number,
             start: START,
             end: START + 599,
             flows,
@@ -334,16 +329,13 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let mut sink = sink(root.path());
         publish(&mut sink, &[flow(1, START)], &[]).unwrap();
-        // As after a failure halfway: the batch counts as not published.
-        sink.published = 0;
+        // As after a failure halfway, also by the next run.
         publish(&mut sink, &[flow(1, START)], &[]).unwrap();
+        publish(&mut self::sink(root.path()), &[flow(1, START)], &[]).unwrap();
         assert_eq!(objects(root.path()).len(), 1);
-        // The same window again: the clock was set back.
-        publish(&mut sink, &[flow(2, START)], &[]).unwrap();
+        // The same window again, but another batch: the clock was set back, or a restart.
+        publish_as(2, &mut sink, &[flow(2, START)], &[]).unwrap();
         assert_eq!(objects(root.path()).len(), 2);
-        // The same window after a restart.
-        publish(&mut self::sink(root.path()), &[flow(3, START)], &[]).unwrap();
-        assert_eq!(objects(root.path()).len(), 3);
     }
 
     #[test]

@@ -64,6 +64,7 @@ mod tests {
         let statuses = [(1, Status::NoData), (2, Status::NoData)];
         let batch = Batch {
             account_id: "000000000000",
+            number: 1,
             start: 60,
             end: 119,
             flows: &[],

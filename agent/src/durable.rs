@@ -1,0 +1,124 @@
+//! The journal beside the open window. When it cannot be written the agent goes on: a crash would lose what a sound
+//! journal had kept, and that is said.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::path::Path;
+
+use crate::journal::{Closing, Frame, Journal, JournalError, Recovered, Recovery, WindowId};
+
+/// A quarter of a gigabyte: about nine million flows.
+const LIMIT_BYTES: u64 = 256 << 20;
+
+pub(crate) struct Durable {
+    journal: Option<Journal>,
+    /// What the open window's file says of interfaces.
+    named: BTreeMap<u32, String>,
+    /// Of the open window.
+    number: u64,
+    /// The last write failed: said once, until one succeeds.
+    failing: bool,
+    pub(crate) errors: u64,
+}
+
+/// Different in every process and call.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+impl Durable {
+    /// With what an earlier run left.
+    pub(crate) fn open(state_directory: &Path) -> (Self, Recovery) {
+        let mut durable = Self { journal: None, named: BTreeMap::new(), number: random(), failing: false, errors: 0 };
+        let recovery = match Journal::open(&state_directory.join("journal"), LIMIT_BYTES) {
+            Ok((journal, recovery)) => {
+                durable.journal = Some(journal);
+                recovery
+            }
+            Err(error) => {
+                durable.fail(&error);
+                Recovery::default()
+            }
+        };
+        for left in &recovery.left_alone {
+            tracing::warn!("{left}");
+        }
+        for damage in recovery.windows.iter().filter_map(|window| window.damage.as_ref()) {
+            tracing::warn!("{damage}");
+        }
+        (durable, recovery)
+    }
+
+    fn fail(&mut self, error: &JournalError) {
+        self.errors += 1;
+        if !std::mem::replace(&mut self.failing, true) {
+            tracing::error!("{error}: until it is mended, a crash loses what was counted before it");
+        }
+    }
+
+    fn try_write<T>(&mut self, write: impl FnOnce(&mut Journal) -> Result<T, JournalError>) -> Option<T> {
+        let result = write(self.journal.as_mut()?);
+        match result {
+            Ok(value) => {
+                if std::mem::take(&mut self.failing) {
+                    tracing::info!("the journal can be written again");
+                }
+                Some(value)
+            }
+            Err(error) => {
+                self.fail(&error);
+                None
+            }
+        }
+    }
+
+    pub(crate) fn begin(&mut self, window: (i64, i64)) {
+        self.number = random();
+        self.named.clear();
+        if let Some(journal) = &mut self.journal {
+            journal.begin(window, self.number);
+        }
+    }
+
+    pub(crate) fn resume(&mut self, recovered: &Recovered) {
+        self.number = recovered.number;
+        self.named.clone_from(&recovered.names);
+        self.try_write(|journal| journal.resume(recovered));
+    }
+
+    /// Says which ids flows go by, as far as the open window's file does not say so.
+    pub(crate) fn name(&mut self, ids: &BTreeMap<u32, String>) {
+        let news: Vec<(u32, String)> = ids
+            .iter()
+            .filter(|(ifindex, id)| self.named.get(ifindex) != Some(id))
+            .map(|(&ifindex, id)| (ifindex, id.clone()))
+            .collect();
+        if !news.is_empty() && self.try_write(|journal| journal.name(news.clone())).is_some() {
+            self.named.extend(news);
+        }
+    }
+
+    pub(crate) fn append(&mut self, frame: &Frame) {
+        self.try_write(|journal| journal.append(frame));
+    }
+
+    /// The window is complete: its number, and its file if there is one.
+    pub(crate) fn close(&mut self, closing: Closing) -> (u64, Option<WindowId>) {
+        // Also when that fails: once the window is out, its file must go.
+        let file = self.journal.as_ref().and_then(Journal::current);
+        self.try_write(|journal| journal.close(closing));
+        (self.number, file)
+    }
+
+    pub(crate) fn forget(&mut self, files: &[WindowId]) {
+        for &file in files {
+            self.try_write(|journal| journal.forget(file));
+        }
+    }
+
+    /// Whether the window should be closed early, because its journal grows too large.
+    pub(crate) fn is_full(&self) -> bool {
+        self.journal.as_ref().is_some_and(Journal::is_full)
+    }
+}
