@@ -19,6 +19,7 @@ use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_jiffies64};
 use aya_ebpf::programs::BtfTracePointContext;
 
 use crate::atomic;
+use crate::conntrack;
 use crate::maps::{
     CONTROL, DROP_HANDLER, DROP_LOSSES, DROP_REASONS, DROPS, FRAGMENTS, FragmentKey, HAND_OFF, INTERFACE_OVERFLOW,
 };
@@ -122,9 +123,15 @@ fn lose(loss: Loss) {
 
 #[inline(always)]
 fn count(skb: Typed, reason: u32) -> Result<(), Loss> {
+    // The class was looked up by the stub; here it goes into the key.
+    let class = class(reason, false) as u16;
     // SAFETY: fields of sk_buff.
-    let (arrived_on, protocol) =
+    let (mut arrived_on, protocol) =
         unsafe { (skb.load::<u32>(settings::skb_iif()), skb.load::<u16>(settings::skb_protocol())) };
+    if class == Class::BehindEgress as u16 {
+        // Counted where it goes out, also when it came in by another interface of this host.
+        arrived_on = 0;
+    }
     let device = skb::device(skb, arrived_on == 0).ok_or(Loss::NoInterface)?;
     if device.namespace != settings::namespace() {
         return Err(Loss::OtherNamespace);
@@ -137,8 +144,6 @@ fn count(skb: Typed, reason: u32) -> Result<(), Loss> {
     let area = Area::of(skb).ok_or(Loss::Unparsable)?;
     let packet = Probing::new(skb, &area).ok_or(Loss::Unparsable)?;
     let gso = area.gso();
-    // The class was looked up by the stub; here it goes into the key.
-    let class = class(reason, false) as u16;
     let mut key = DropKey { reason, class, ..DropKey::default() };
     key.flow.ifindex = ifindex;
     key.flow.direction = direction;
@@ -161,6 +166,9 @@ fn count(skb: Typed, reason: u32) -> Result<(), Loss> {
     key.flow.protocol = transport.protocol;
     key.flow.ports = ports(&key.flow, &transport);
     key.flags = u16::from(transport.flags);
+    if direction == INGRESS {
+        conntrack::restore(skb, &mut key.flow);
+    }
     let (packets, bytes) = wire(&packet, network, &transport, gso);
     add(&mut key, packets, bytes);
     Ok(())

@@ -54,6 +54,13 @@ setting!(DEV_NET, dev_net, u32);
 setting!(NET_INUM, net_inum, u32);
 setting!(DST_DEV, dst_dev, u32);
 setting!(TASK_STACK, task_stack, u32);
+setting!(SKB_NFCT, skb_nfct, u32);
+setting!(
+    /// Of a connection's first `struct nf_conntrack_tuple`; 0 on a kernel without connection tracking.
+    CONN_TUPLE, conn_tuple, u32);
+setting!(
+    /// From there to the tuple of the direction of replies.
+    CONN_TUPLE_SIZE, conn_tuple_size, u32);
 setting!(
     /// Time stamps count `jiffies64 >> TIME_SHIFT`.
     TIME_SHIFT, time_shift, u32);

@@ -108,9 +108,29 @@ fn add(flows: &mut HashMap<FlowKey, Flow>, flow: Flow) {
 
 /// The shortest IP header.
 const HEADER_LEN: u64 = 20;
+const HEADER6_LEN: u64 = 40;
+/// In every IPv6 fragment, also the first.
+const FRAGMENT_HEADER_LEN: u64 = 8;
+
+/// Whether what would stay is only the headers of fragments that were dropped as one: the drops were larger than the
+/// packets that were counted, and nothing but headers is left of those.
+fn reassembled(flow: &Flow, dropped: &Flow) -> bool {
+    let left = flow.packets.saturating_sub(dropped.packets);
+    let headers = if flow.key.src.is_ipv4() {
+        left * HEADER_LEN
+    } else {
+        left * HEADER6_LEN + flow.packets * FRAGMENT_HEADER_LEN
+    };
+    let is_larger =
+        u128::from(dropped.bytes) * u128::from(flow.packets) > u128::from(flow.bytes) * u128::from(dropped.packets);
+    left > 0 && is_larger && flow.bytes <= dropped.bytes + headers
+}
 
 /// Moves as much of `dropped` as `flow` holds out of both.
 fn take(flow: &mut Flow, dropped: &mut Flow) -> Option<Flow> {
+    if dropped.packets > 0 && reassembled(flow, dropped) {
+        dropped.packets = flow.packets;
+    }
     let packets = flow.packets.min(dropped.packets);
     if packets == 0 {
         return None;
@@ -199,14 +219,26 @@ mod tests {
 
     #[test]
     fn nothing_goes_below_zero() {
-        // A reassembled datagram is dropped once and was counted as two fragments.
-        let mut flows = vec![flow(Verdict::Accept, 80, 2, 2040)];
+        // A reassembled datagram is dropped once and was counted as three fragments; another one was let through.
+        let mut flows = vec![flow(Verdict::Accept, 80, 6, 6120)];
         let mut verdicts = Verdicts::default();
-        verdicts.apply(&mut flows, vec![dropped(80, 1, 3000, true)]);
-        assert_eq!(sorted(flows), [(Verdict::Accept, 80, 1, 20), (Verdict::Reject, 80, 1, 2020)]);
+        verdicts.apply(&mut flows, vec![dropped(80, 1, 3020, true)]);
+        assert_eq!(sorted(flows), [(Verdict::Accept, 80, 5, 3100), (Verdict::Reject, 80, 1, 3020)]);
         let mut flows = vec![flow(Verdict::Accept, 80, 2, 120)];
         verdicts.apply(&mut flows, vec![dropped(80, 2, 100, true)]);
         assert_eq!(sorted(flows), [(Verdict::Reject, 80, 2, 120)]);
+    }
+
+    #[test]
+    fn fragments_go_with_their_datagram() {
+        let mut flows = vec![flow(Verdict::Accept, 80, 6, 6120)];
+        let outcome = Verdicts::default().apply(&mut flows, vec![dropped(80, 2, 6040, true)]);
+        assert_eq!(sorted(flows), [(Verdict::Reject, 80, 6, 6120)]);
+        assert_eq!(outcome.unmatched, totals(0, 0));
+        // Empty packets, half of them dropped.
+        let mut flows = vec![flow(Verdict::Accept, 80, 6, 120)];
+        Verdicts::default().apply(&mut flows, vec![dropped(80, 3, 60, true)]);
+        assert_eq!(sorted(flows), [(Verdict::Accept, 80, 3, 60), (Verdict::Reject, 80, 3, 60)]);
     }
 
     #[test]

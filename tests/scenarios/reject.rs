@@ -2,7 +2,7 @@
 //! own: a counter on each rule.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -10,7 +10,7 @@ use flowlogd_tests::agent::{Agent, Options, Stopped};
 use flowlogd_tests::netns::{Netns, Pair, Path};
 use flowlogd_tests::nft::Firewall;
 use flowlogd_tests::traffic::{self, Sink};
-use flowlogd_tests::{Flow, ICMP, TCP, Totals, records};
+use flowlogd_tests::{Flow, ICMP, TCP, Totals, policy, records};
 
 const DROPPED: u16 = 7001;
 const REFUSED: u16 = 7002;
@@ -27,20 +27,6 @@ const RULES: [(&str, &str, &str); 6] = [
     ("reset4", "meta nfproto ipv4 tcp dport 7003", "reject with tcp reset"),
     ("reset6", "meta nfproto ipv6 tcp dport 7003", "reject with tcp reset"),
 ];
-
-/// Datagrams that nobody takes: errors of the socket are part of the test.
-fn send_datagrams(ns: &Netns, to: &str, port: u16, size: usize, count: u64) -> Result<()> {
-    let to = SocketAddr::new(to.parse()?, port);
-    ns.enter(|| {
-        let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-        let socket = UdpSocket::bind((any, 0))?;
-        for _ in 0..count {
-            // Refused by our own firewall (EPERM) or told by the other side's (ECONNREFUSED).
-            let _ = socket.send_to(&vec![0; size], to);
-        }
-        Ok(())
-    })
-}
 
 fn connect(ns: &Netns, to: &str, port: u16, count: u64) -> Result<()> {
     let to = SocketAddr::new(to.parse()?, port);
@@ -82,8 +68,8 @@ fn expect_rules(firewall: &Firewall, stopped: &Stopped) -> Result<()> {
 
 fn refuse_everything(from: &Netns, to: [&str; 2], firewall: &Firewall) -> Result<()> {
     for (address, family) in to.iter().zip([4, 6]) {
-        send_datagrams(from, address, DROPPED, 300, DATAGRAMS)?;
-        send_datagrams(from, address, REFUSED, 64, DATAGRAMS)?;
+        policy::datagrams(from, address, DROPPED, 300, DATAGRAMS)?;
+        policy::datagrams(from, address, REFUSED, 64, DATAGRAMS)?;
         connect(from, address, RESET, CONNECTIONS)?;
         firewall.wait_matched(&format!("dropped{family}"), DATAGRAMS)?;
         firewall.wait_matched(&format!("refused{family}"), DATAGRAMS)?;
@@ -129,8 +115,8 @@ fn prerouting_and_postrouting() -> Result<()> {
         Firewall::new(&path.a, "type filter hook postrouting priority 0", &[("late", "udp dport 7002", "drop")])?;
     let router = Agent::start(&path.r, &Options::on(&["r0"]).interval(600))?;
     let sender = Agent::start(&path.a, &Options::on(&["a0"]).interval(600))?;
-    send_datagrams(&path.a, Path::C4, 7001, 200, 50)?;
-    send_datagrams(&path.a, Path::C4, 7002, 200, 50)?;
+    policy::datagrams(&path.a, Path::C4, 7001, 200, 50)?;
+    policy::datagrams(&path.a, Path::C4, 7002, 200, 50)?;
     for (firewall, rule, agent, port) in [(early, "early", router, 7001), (late, "late", sender, 7002)] {
         let matched = firewall.wait_matched(rule, 50)?;
         let stopped = agent.stop()?;
@@ -198,7 +184,7 @@ fn traffic_types() -> Result<()> {
     let start =
         |kind| Agent::start(&pair.b, &Options::on(&["b0"]).interval(600).args(&format!("--traffic-type {kind}")));
     let agents = [("ACCEPT", start("ACCEPT")?), ("REJECT", start("REJECT")?)];
-    send_datagrams(&pair.a, Pair::B4, DROPPED, 100, 20)?;
+    policy::datagrams(&pair.a, Pair::B4, DROPPED, 100, 20)?;
     traffic::ping(&pair.a, Pair::B4, 2)?;
     for (kind, agent) in agents {
         let stopped = agent.stop()?;
@@ -219,12 +205,12 @@ fn no_false_reject() -> Result<()> {
         Agent::start(&path.c, &Options::on(&["c0"]).interval(600))?,
     ];
     // No listener, then a time to live that ends at R, then a receive buffer that is never read.
-    send_datagrams(&path.a, Path::C4, 9, 100, 50)?;
+    policy::datagrams(&path.a, Path::C4, 9, 100, 50)?;
     connect(&path.a, Path::C4, 9, 3)?;
     let _ = path.a.run(&["ping", "-c", "3", "-i", "0.2", "-W", "1", "-t", "1", Path::C4]);
     path.c.enter(|| {
         let full = UdpSocket::bind((Path::C4, 9001))?;
-        send_datagrams(&path.a, Path::C4, 9001, 1000, 2000)?;
+        policy::datagrams(&path.a, Path::C4, 9001, 1000, 2000)?;
         drop(full);
         Ok(())
     })?;
@@ -247,8 +233,8 @@ fn drops_of_another_namespace_are_not_ours() -> Result<()> {
     let (ours, theirs) = (Pair::new()?, Pair::new()?);
     let firewall = Firewall::new(&theirs.b, "type filter hook input priority 0", &RULES)?;
     let agent = Agent::start(&ours.b, &Options::on(&["b0"]).interval(600))?;
-    send_datagrams(&ours.a, Pair::B4, DROPPED, 100, 30)?;
-    send_datagrams(&theirs.a, Pair::B4, DROPPED, 100, 30)?;
+    policy::datagrams(&ours.a, Pair::B4, DROPPED, 100, 30)?;
+    policy::datagrams(&theirs.a, Pair::B4, DROPPED, 100, 30)?;
     firewall.wait_matched("dropped4", 30)?;
     let stopped = agent.stop()?;
     stopped.expect_nothing_lost()?;
@@ -263,7 +249,7 @@ fn everything_is_accept(options: Options, warnings: usize) -> Result<()> {
     let pair = Pair::new()?;
     let firewall = Firewall::new(&pair.b, "type filter hook input priority 0", &RULES)?;
     let agent = Agent::start(&pair.b, &options.interval(600))?;
-    send_datagrams(&pair.a, Pair::B4, DROPPED, 100, 20)?;
+    policy::datagrams(&pair.a, Pair::B4, DROPPED, 100, 20)?;
     let matched = firewall.wait_matched("dropped4", 20)?;
     let stopped = agent.stop()?;
     stopped.expect_nothing_lost()?;

@@ -1,12 +1,15 @@
 //! eBPF programs of somebody else's on an interface, and what is attached to it.
 
+use std::fs::File;
+
 use anyhow::{Context, Result};
 use aya::maps::{MapData, PerCpuArray};
-use aya::programs::links::{FdLink, LinkOrder};
+use aya::programs::links::{CgroupAttachMode, FdLink, LinkOrder};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions};
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::{CgroupSkb, CgroupSkbAttachType, SchedClassifier, TcAttachType, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 
+use crate::cgroup::Cgroup;
 use crate::netns::Netns;
 
 /// What `build.rs` compiled.
@@ -76,6 +79,49 @@ impl Foreign {
         let link: &FdLink = (&self.link).try_into()?;
         let info = link.info()?;
         Ok((info.id(), info.program_id()))
+    }
+}
+
+/// A program that drops UDP to port 7001 and counts what it drops, where classifiers do not reach. Dropping it detaches
+/// it.
+pub struct Filter {
+    done: PerCpuArray<MapData, u64>,
+    /// Holds the link.
+    _ebpf: Ebpf,
+}
+
+impl Filter {
+    /// Generic XDP: in the stack, after the driver and before traffic control.
+    pub fn generic_xdp(ns: &Netns, device: &str) -> Result<Self> {
+        Self::attach(|ebpf| {
+            let xdp: &mut Xdp = ebpf.program_mut("drop_port_xdp").context("drop_port_xdp")?.try_into()?;
+            xdp.load()?;
+            ns.enter(|| Ok(xdp.attach(device, XdpMode::Skb)?))?;
+            Ok(())
+        })
+    }
+
+    /// On what processes in the cgroup send.
+    pub fn cgroup_egress(cgroup: &Cgroup) -> Result<Self> {
+        Self::attach(|ebpf| {
+            let filter: &mut CgroupSkb =
+                ebpf.program_mut("drop_port_cgroup").context("drop_port_cgroup")?.try_into()?;
+            filter.load()?;
+            filter.attach(File::open(cgroup.path())?, CgroupSkbAttachType::Egress, CgroupAttachMode::Single)?;
+            Ok(())
+        })
+    }
+
+    fn attach(attach: impl FnOnce(&mut Ebpf) -> Result<()>) -> Result<Self> {
+        let mut ebpf = EbpfLoader::new().load(OBJECT)?;
+        attach(&mut ebpf)?;
+        let done = ebpf.take_map("DONE").context("DONE")?.try_into()?;
+        Ok(Self { done, _ebpf: ebpf })
+    }
+
+    /// How many packets it dropped, on all CPUs.
+    pub fn done(&self) -> Result<u64> {
+        Ok(self.done.get(&0, 0)?.iter().sum())
     }
 }
 

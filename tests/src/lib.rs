@@ -6,9 +6,12 @@
 
 pub mod agent;
 pub mod bpffs;
+pub mod cgroup;
+pub mod container;
 pub mod foreign;
 pub mod netns;
 pub mod nft;
+pub mod policy;
 pub mod python;
 pub mod records;
 pub mod traffic;

@@ -13,10 +13,16 @@ use crate::{Flow, Hosts, Totals, wait_for};
 /// Earlier than any defragmentation, which would hide fragments.
 const PRIORITY: i32 = -450;
 
+/// A packet's length includes its Ethernet header at a device's egress hook, and nowhere else.
+const LINK_HEADER: u64 = 14;
+
 /// Counters of the packets a namespace receives; bytes are IP lengths.
 #[derive(Debug)]
 pub struct Ledger<'a> {
     ns: &'a Netns,
+    table: String,
+    /// Bytes of link-layer header in what nftables calls a packet's length.
+    link_header: u64,
 }
 
 impl<'a> Ledger<'a> {
@@ -34,31 +40,61 @@ impl<'a> Ledger<'a> {
     }
 
     fn install(ns: &'a Netns, hook: &str, key: &str, devices: &[&str]) -> Result<Self> {
-        let ledger = Self { ns };
-        let set = |name: &str, kind: &str| format!("set {name} {{ type {kind}; flags dynamic; size 65535; }}\n");
-        ledger.load(&format!(
-            "table inet ledger {{\n{}{}{}{}counter oversize {{ }}\ncounter ported {{ }}\n}}\n",
-            set("flow4", "ipv4_addr . ipv4_addr . inet_proto . inet_service . inet_service"),
-            set("flow6", "ipv6_addr . ipv6_addr . inet_proto . inet_service . inet_service"),
-            set("host4", "ipv4_addr . ipv4_addr . inet_proto"),
-            set("host6", "ipv6_addr . ipv6_addr . inet_proto"),
-        ))?;
+        let ledger = Self { ns, table: "inet ledger".to_owned(), link_header: 0 };
+        ledger.create()?;
         ledger.chain(hook, key, devices)?;
         Ok(ledger)
     }
 
+    /// Counts what comes in by a device, at the device: before any address translation.
+    pub fn arriving(ns: &'a Netns, device: &str) -> Result<Self> {
+        Self::at_device(ns, device, "ingress", 0)
+    }
+
+    /// Counts what goes out by a device, at the device: after any address translation.
+    pub fn leaving(ns: &'a Netns, device: &str) -> Result<Self> {
+        Self::at_device(ns, device, "egress", LINK_HEADER)
+    }
+
+    fn at_device(ns: &'a Netns, device: &str, hook: &str, link_header: u64) -> Result<Self> {
+        let ledger = Self { ns, table: format!("netdev ledger_{device}_{hook}"), link_header };
+        ledger.create()?;
+        ledger.rules(hook, &format!("{hook} device \"{device}\""), "")?;
+        Ok(ledger)
+    }
+
+    fn create(&self) -> Result<()> {
+        let set = |name: &str, kind: &str| format!("set {name} {{ type {kind}; flags dynamic; size 65535; }}\n");
+        self.load(&format!(
+            "table {} {{\n{}{}{}{}counter oversize {{ }}\ncounter ported {{ }}\n}}\n",
+            self.table,
+            set("flow4", "ipv4_addr . ipv4_addr . inet_proto . inet_service . inet_service"),
+            set("flow6", "ipv6_addr . ipv6_addr . inet_proto . inet_service . inet_service"),
+            set("host4", "ipv4_addr . ipv4_addr . inet_proto"),
+            set("host6", "ipv6_addr . ipv6_addr . inet_proto"),
+        ))
+    }
+
     fn chain(&self, hook: &str, key: &str, devices: &[&str]) -> Result<()> {
         let devices = devices.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
-        let on = format!("{key} {{ {devices} }}");
+        self.rules(hook, hook, &format!("{key} {{ {devices} }}"))
+    }
+
+    /// `on` goes before every rule.
+    fn rules(&self, chain: &str, hook: &str, on: &str) -> Result<()> {
+        let oversize = 1500 + self.link_header;
+        // The netdev family has no `meta nfproto`.
+        let (ipv4, ipv6) = ("meta protocol ip", "meta protocol ip6");
+        let table = &self.table;
         self.load(&format!(
-            "table inet ledger {{ chain {hook} {{
+            "table {table} {{ chain {chain} {{
                 type filter hook {hook} priority {PRIORITY};
-                {on} meta length > 1500 counter name oversize
-                {on} meta nfproto ipv4 update @host4 {{ ip saddr . ip daddr . meta l4proto counter }}
-                {on} meta nfproto ipv6 update @host6 {{ ip6 saddr . ip6 daddr . meta l4proto counter }}
+                {on} meta length > {oversize} counter name oversize
+                {on} {ipv4} update @host4 {{ ip saddr . ip daddr . meta l4proto counter }}
+                {on} {ipv6} update @host6 {{ ip6 saddr . ip6 daddr . meta l4proto counter }}
                 {on} meta l4proto {{ tcp, udp }} th sport 0-65535 counter name ported
-                {on} meta l4proto {{ tcp, udp }} update @flow4 {{ ip saddr . ip daddr . meta l4proto . th sport . th dport counter }}
-                {on} meta l4proto {{ tcp, udp }} update @flow6 {{ ip6 saddr . ip6 daddr . meta l4proto . th sport . th dport counter }}
+                {on} {ipv4} meta l4proto {{ tcp, udp }} update @flow4 {{ ip saddr . ip daddr . meta l4proto . th sport . th dport counter }}
+                {on} {ipv6} meta l4proto {{ tcp, udp }} update @flow6 {{ ip6 saddr . ip6 daddr . meta l4proto . th sport . th dport counter }}
             }}
             }}\n"
         ))
@@ -140,14 +176,12 @@ impl<'a> Ledger<'a> {
     }
 
     fn counter(&self, name: &str) -> Result<Totals> {
-        let text = self.ns.sh(&format!("nft list counter inet ledger {name}"))?;
-        let mut words = text.split_whitespace().skip_while(|word| *word != "packets");
-        let mut number = || words.by_ref().nth(1).context("nft: counter");
-        Ok(Totals { packets: number()?.parse()?, bytes: number()?.parse()? })
+        let text = self.ns.sh(&format!("nft list counter {} {name}", self.table))?;
+        Ok(without_link_header(parse_counter(&text)?, self.link_header))
     }
 
     fn elements(&self, set: &str) -> Result<Vec<(Vec<String>, Totals)>> {
-        let text = self.ns.sh(&format!("nft -nn list set inet ledger {set}"))?;
+        let text = self.ns.sh(&format!("nft -nn list set {} {set}", self.table))?;
         let Some((_, elements)) = text.split_once("elements = {") else { return Ok(Vec::new()) };
         let (elements, _) = elements.split_once('}').context("nft: unterminated elements")?;
         elements
@@ -159,10 +193,21 @@ impl<'a> Ledger<'a> {
                 let ["packets", packets, "bytes", bytes] = words.as_slice() else {
                     anyhow::bail!("unexpected counter {counter}");
                 };
-                Ok((key, Totals { packets: packets.parse()?, bytes: bytes.parse()? }))
+                let totals = Totals { packets: packets.parse()?, bytes: bytes.parse()? };
+                Ok((key, without_link_header(totals, self.link_header)))
             })
             .collect()
     }
+}
+
+fn parse_counter(text: &str) -> Result<Totals> {
+    let mut words = text.split_whitespace().skip_while(|word| *word != "packets");
+    let mut number = || words.by_ref().nth(1).context("nft: counter");
+    Ok(Totals { packets: number()?.parse()?, bytes: number()?.parse()? })
+}
+
+fn without_link_header(totals: Totals, link_header: u64) -> Totals {
+    Totals { bytes: totals.bytes - totals.packets * link_header, ..totals }
 }
 
 /// A firewall with a counter beside every rule.
@@ -170,13 +215,16 @@ impl<'a> Ledger<'a> {
 pub struct Firewall<'a> {
     ns: &'a Netns,
     table: String,
+    /// As in [`Ledger`].
+    link_header: u64,
 }
 
 impl<'a> Firewall<'a> {
     /// `chain` says where, such as `type filter hook input priority 0`; each rule has a name, a match and a verdict.
     pub fn new(ns: &'a Netns, chain: &str, rules: &[(&str, &str, &str)]) -> Result<Self> {
         let family = if chain.contains(" device ") { "netdev" } else { "inet" };
-        let firewall = Self { ns, table: format!("{family} firewall") };
+        let link_header = if chain.contains(" egress device ") { LINK_HEADER } else { 0 };
+        let firewall = Self { ns, table: format!("{family} firewall"), link_header };
         let counters: String = rules.iter().map(|(name, ..)| format!("counter c_{name} {{ }}\n")).collect();
         let lines: String = rules
             .iter()
@@ -189,12 +237,10 @@ impl<'a> Firewall<'a> {
         Ok(firewall)
     }
 
-    /// What the rule has matched. Bytes are IP lengths, in the netdev family from the link layer on.
+    /// What the rule has matched, in IP bytes.
     pub fn matched(&self, name: &str) -> Result<Totals> {
         let text = self.ns.sh(&format!("nft list counter {} c_{name}", self.table))?;
-        let mut words = text.split_whitespace().skip_while(|word| *word != "packets");
-        let mut number = || words.by_ref().nth(1).context("nft: counter");
-        Ok(Totals { packets: number()?.parse()?, bytes: number()?.parse()? })
+        Ok(without_link_header(parse_counter(&text)?, self.link_header))
     }
 
     /// Waits until the rule has matched so many packets.

@@ -1,10 +1,12 @@
 //! What needs system calls that Rust has no safe interface for.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::netns::{Background, Netns, run};
+use crate::wait_for;
 
 /// Debian's own, not one that a version manager shadows.
 const PYTHON: &str = "/usr/bin/python3";
@@ -70,6 +72,28 @@ for frame in sys.argv[2:]:
     link.send(bytes.fromhex(frame))
 "#;
 
+/// Sends datagrams of one size. Being refused is part of the test.
+const DATAGRAMS: &str = r#"
+import socket, sys
+to, port, size, count = sys.argv[1], *map(int, sys.argv[2:])
+out = socket.socket(socket.AF_INET6 if ":" in to else socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range(count):
+    try:
+        out.sendto(bytes(size), (to, port))
+    except PermissionError:
+        pass
+"#;
+
+/// A UDP socket with a filter that keeps nothing (`ret #0`, SO_ATTACH_FILTER). Says when it is there, and stays.
+const DEAF: &str = r#"
+import ctypes, socket, struct, sys, time
+deaf = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+program = ctypes.create_string_buffer(struct.pack("=HBBI", 6, 0, 0, 0))
+deaf.setsockopt(socket.SOL_SOCKET, 26, struct.pack("HP", 1, ctypes.addressof(program)))
+deaf.bind((sys.argv[1], int(sys.argv[2])))
+time.sleep(60)
+"#;
+
 /// Programs attached to a device by TCX, ingress and egress.
 pub fn tcx_programs(ns: &Netns, device: &str) -> Result<(u32, u32)> {
     let text = ns.run(&[PYTHON, "-c", TCX, device])?;
@@ -95,4 +119,20 @@ pub fn send_frames(ns: &Netns, device: &str, frames: &[Vec<u8>]) -> Result<()> {
 /// of IPv4, then of IPv6.
 pub fn tun_echo(ns: &Netns, device: &str, count: u64) -> Result<Background> {
     ns.spawn_argv(&[PYTHON, "-c", TUN, device, &count.to_string()])
+}
+
+/// The command line of a process that sends datagrams; see [`crate::cgroup`].
+pub fn datagrams_argv(to: &str, port: u16, size: usize, count: u64) -> Vec<String> {
+    let numbers = [port.to_string(), size.to_string(), count.to_string()];
+    [PYTHON, "-c", DATAGRAMS, to].into_iter().map(str::to_owned).chain(numbers).collect()
+}
+
+/// A socket at `address` whose filter drops every datagram; it is there when this returns.
+pub fn deaf_socket(ns: &Netns, address: &str, port: u16) -> Result<Background> {
+    let socket = ns.spawn_argv(&[PYTHON, "-c", DEAF, address, &port.to_string()])?;
+    wait_for("socket with a filter", Duration::from_secs(10), || {
+        let bound = ns.sh(&format!("ss -Hunl sport = :{port}"))?;
+        Ok((!bound.trim().is_empty()).then_some(()))
+    })?;
+    Ok(socket)
 }

@@ -6,7 +6,8 @@ use anyhow::Result;
 
 use crate::{cargo, need_root, output, run, setup, step};
 
-const PACKAGES: [&str; 7] = ["iproute2", "nftables", "iperf3", "iputils-ping", "tcpdump", "ethtool", "libfaketime"];
+const PACKAGES: [&str; 8] =
+    ["iproute2", "nftables", "iptables", "iperf3", "iputils-ping", "tcpdump", "ethtool", "libfaketime"];
 
 pub(crate) fn run(unit: bool, filter: Option<&str>) -> Result<()> {
     if !unit {

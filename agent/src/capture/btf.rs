@@ -5,9 +5,12 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// Where the kernel shows its own types.
 pub(crate) const KERNEL: &str = "/sys/kernel/btf/vmlinux";
+/// Where it shows those of connection tracking, if that is a module and loaded.
+pub(crate) const CONNTRACK: &str = "/sys/kernel/btf/nf_conntrack";
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BtfError {
@@ -57,27 +60,37 @@ struct Header {
 
 impl Btf {
     pub(crate) fn parse(data: Vec<u8>) -> Result<Self, BtfError> {
-        let word = |at: usize| word(&data, at);
-        let magic = word(0)? & 0xffff;
-        if magic != MAGIC {
-            return Err(BtfError::Unknown("magic number", magic));
-        }
-        let header_len = word(4)? as usize;
-        let (types_at, types_len) = (header_len.max(HEADER_LEN) + word(8)? as usize, word(12)? as usize);
-        let strings = header_len.max(HEADER_LEN) + word(16)? as usize;
-        let mut btf = Self { types: vec![0], names: HashMap::new(), strings, data };
-        let (mut at, end) = (types_at, types_at + types_len);
-        while at < end {
-            let header = btf.header(at)?;
+        let (types, strings) = sections(&data)?;
+        let mut btf = Self { types: vec![0], names: HashMap::new(), strings: strings.start, data };
+        btf.read(types)?;
+        Ok(btf)
+    }
+
+    /// Adds the types of a module, whose numbers and strings go on where the kernel's end.
+    pub(crate) fn extend(&mut self, module: &[u8]) -> Result<(), BtfError> {
+        let (_, own_strings) = sections(&self.data)?;
+        let (types, strings) = sections(module)?;
+        // What follows the strings is ours to use: the kernel has nothing there.
+        self.data.truncate(own_strings.end);
+        self.data.extend(module.get(strings).ok_or(BtfError::Truncated)?);
+        let start = self.data.len();
+        self.data.extend(module.get(types).ok_or(BtfError::Truncated)?);
+        self.read(start..self.data.len())
+    }
+
+    fn read(&mut self, types: Range<usize>) -> Result<(), BtfError> {
+        let mut at = types.start;
+        while at < types.end {
+            let header = self.header(at)?;
             if matches!(header.kind, STRUCT | UNION | ENUM) && header.name != 0 {
-                let name = btf.string(header.name)?.into_owned();
+                let name = self.string(header.name)?.into_owned();
                 // The first of a name is the one that has members; forward declarations are another kind.
-                btf.names.entry((header.kind, name)).or_insert(at);
+                self.names.entry((header.kind, name)).or_insert(at);
             }
-            btf.types.push(at);
+            self.types.push(at);
             at += TYPE_LEN + trailing(header)?;
         }
-        Ok(btf)
+        Ok(())
     }
 
     fn header(&self, at: usize) -> Result<Header, BtfError> {
@@ -109,6 +122,12 @@ impl Btf {
             at = self.resolve(type_number)?;
         }
         Ok(bits / 8)
+    }
+
+    /// Bytes of a struct.
+    pub(crate) fn size(&self, of: &str) -> Result<u32, BtfError> {
+        let at = self.names.get(&(STRUCT, of.to_owned())).ok_or_else(|| BtfError::Missing(of.to_owned()))?;
+        Ok(self.header(*at)?.size_or_type)
     }
 
     /// Bit offset and type of a member.
@@ -153,6 +172,21 @@ impl Btf {
             .map(|value| Ok((self.string(word(&self.data, value)?)?.into_owned(), word(&self.data, value + 4)?)))
             .collect()
     }
+}
+
+/// Where the types and the strings are.
+fn sections(data: &[u8]) -> Result<(Range<usize>, Range<usize>), BtfError> {
+    let word = |at: usize| word(data, at);
+    let magic = word(0)? & 0xffff;
+    if magic != MAGIC {
+        return Err(BtfError::Unknown("magic number", magic));
+    }
+    let start = (word(4)? as usize).max(HEADER_LEN);
+    let section = |at: usize| -> Result<Range<usize>, BtfError> {
+        let from = start + word(at)? as usize;
+        Ok(from..from + word(at + 4)? as usize)
+    };
+    Ok((section(8)?, section(16)?))
 }
 
 /// The kernel's own byte order is ours.
@@ -217,6 +251,33 @@ mod tests {
         assert_eq!(btf.offset("outer", &["b", "y"]), Ok(16));
         assert_eq!(btf.offset("outer", &["z"]), Err(BtfError::Missing("outer.z".to_owned())));
         assert_eq!(btf.offset("none", &["a"]), Err(BtfError::Missing("none.a".to_owned())));
+        assert_eq!(btf.size("outer"), Ok(24));
+        assert_eq!(btf.size("none"), Err(BtfError::Missing("none".to_owned())));
+    }
+
+    #[test]
+    fn types_of_a_module() {
+        let mut btf = Btf::parse(sample()).unwrap();
+        let (types, strings) = sections(&btf.data).unwrap();
+        assert_eq!(strings.end, btf.data.len());
+        // struct wide { int before; inner_t b; }; the last two names are the kernel's.
+        let base = strings.len() as u32;
+        let own = b"wide\0before\0";
+        let name_b = strings.start + 1;
+        let name_b = btf.data[name_b..].windows(3).position(|name| name == b"\0b\0").unwrap() as u32 + 2;
+        let types_of_module = [base, STRUCT << 24 | 2, 12, base + 5, 1, 0, name_b, 3, 32];
+        let len = types_of_module.len() as u32 * 4;
+        let mut words = vec![MAGIC | 1 << 16, HEADER_LEN as u32, 0, len, len, own.len() as u32];
+        words.extend(types_of_module);
+        let mut module: Vec<u8> = words.into_iter().flat_map(u32::to_ne_bytes).collect();
+        module.extend(own);
+        let known = btf.types.len();
+        btf.extend(&module).unwrap();
+        assert_eq!((btf.types.len(), types.is_empty()), (known + 1, false));
+        assert_eq!(btf.offset("wide", &["b", "y"]), Ok(8));
+        assert_eq!(btf.size("wide"), Ok(12));
+        assert_eq!(btf.offset("outer", &["b", "y"]), Ok(16));
+        assert_eq!(btf.extend(&module[..module.len() - 1]), Err(BtfError::Truncated));
     }
 
     #[test]

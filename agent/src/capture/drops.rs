@@ -62,6 +62,34 @@ const OFFSETS: [(&str, &str, &[&str]); 13] = [
     ("TASK_STACK", "task_struct", &["stack"]),
 ];
 
+/// `struct nf_conntrack_tuple` as the programs know it: path, offset.
+const TUPLE: [(&[&str], u32); 6] = [
+    (&["src", "u3"], 0),
+    (&["src", "u"], 16),
+    (&["src", "l3num"], 18),
+    (&["dst", "u3"], 20),
+    (&["dst", "u"], 36),
+    (&["dst", "protonum"], 38),
+];
+
+/// Where connection tracking keeps what a packet was called before its addresses were translated.
+fn conntrack(mut btf: Btf) -> Result<[(&'static str, u32); 3], BtfError> {
+    if let Ok(module) = fs::read(btf::CONNTRACK) {
+        btf.extend(&module)?;
+    }
+    for (path, offset) in TUPLE {
+        if btf.offset("nf_conntrack_tuple", path)? != offset {
+            return Err(BtfError::Missing("nf_conntrack_tuple of the known layout".to_owned()));
+        }
+    }
+    let of_hash = btf.offset("nf_conntrack_tuple_hash", &["tuple"])?;
+    Ok([
+        ("SKB_NFCT", btf.offset("sk_buff", &["_nfct"])?),
+        ("CONN_TUPLE", btf.offset("nf_conn", &["tuplehash"])? + of_hash),
+        ("CONN_TUPLE_SIZE", btf.size("nf_conntrack_tuple_hash")?),
+    ])
+}
+
 impl Kernel {
     /// Resolves all names through the running kernel's BTF, and our network namespace.
     pub(crate) fn read() -> Result<Self, Unavailable> {
@@ -90,6 +118,8 @@ impl Kernel {
         if btf.offset("skb_shared_info", &["gso_segs"])? != btf.offset("skb_shared_info", &["gso_size"])? + 2 {
             return Err(Unavailable::Other("unknown layout of skb_shared_info: gso_size and gso_segs".to_owned()));
         }
+        // Optional: without it, drops of translated packets find no counterpart, and that is counted.
+        offsets.extend(conntrack(btf).into_iter().flatten());
         let namespace = fs::metadata("/proc/thread-self/ns/net").map_err(|e| Unavailable::Other(e.to_string()))?.ino();
         Ok(Self { offsets, reasons, namespace: namespace as u32 })
     }
@@ -97,7 +127,7 @@ impl Kernel {
     /// Sets the programs' globals.
     pub(crate) fn set<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
         for (global, offset) in &self.offsets {
-            loader.override_global(*global, offset, true);
+            loader.override_global(global, offset, true);
         }
         loader.override_global("NAMESPACE", &self.namespace, true);
     }

@@ -23,7 +23,11 @@ pub(crate) const POLICY: [(&str, Class, &str); 7] = [
     ("BPF_CGROUP_EGRESS", Class::Policy, "the cgroup's egress program (net/ipv4/ip_output.c)"),
     ("TC_INGRESS", Class::Policy, "an action or program at TC ingress, behind ours (net/core/dev.c)"),
     ("TC_EGRESS", Class::BehindEgress, "an action or program at TC egress, behind ours (net/core/dev.c)"),
-    ("XDP", Class::BeforeIngress, "generic XDP, before TC ingress; native XDP drops have no skb and no reason"),
+    (
+        "XDP",
+        Class::BeforeIngress,
+        "XDP on a packet of the stack, before TC ingress, where the kernel says so: Linux 6.18 frees most without a reason",
+    ),
 ];
 
 /// The class of a name with or without its prefix.
