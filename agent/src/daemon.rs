@@ -342,7 +342,7 @@ impl Daemon {
 
     /// Takes over what a former agent left counting, but for epochs that are in its journal.
     fn adopt(&mut self, journalled: &BTreeSet<(u64, u32)>) -> Result<(), Failure> {
-        let is_known = |generation: Generation, epoch| journalled.contains(&(generation.number(), epoch));
+        let is_known = |generation: Generation, epoch| journalled.contains(&(generation.0, epoch));
         for old in self.capture.adopt(is_known)? {
             let packets: u64 = old.drained.totals.iter().map(|totals| totals.seen.packets).sum();
             tracing::info!(generation = %old.generation, epoch = old.epoch, packets, "took over a former agent's counters");
@@ -351,7 +351,7 @@ impl Daemon {
                 given.unwrap_or_else(|| crate::identity::interface_id(&self.machine_id, name))
             };
             let names = old.interfaces.iter().map(|(index, name)| (*index, id(name))).collect();
-            let frame = Frame { generation: old.generation.number(), epoch: old.epoch, drained: old.drained };
+            let frame = Frame { generation: old.generation.0, epoch: old.epoch, drained: old.drained };
             self.durable.append(&frame);
             self.pipeline.absorb_former(frame.drained, &names, &self.tracked);
         }
@@ -437,7 +437,7 @@ impl Daemon {
     /// journal before the kernel forgets it.
     fn drain(&mut self, stepped: i64) -> Result<(), Failure> {
         let (pipeline, durable) = (&mut self.pipeline, &mut self.durable);
-        let (generation, epoch) = (self.capture.generation().number(), self.capture.epoch());
+        let (generation, epoch) = (self.capture.generation().0, self.capture.epoch());
         self.capture.drain_after_step(stepped, |drained| {
             let frame = Frame { generation, epoch, drained };
             durable.append(&frame);

@@ -435,4 +435,12 @@ mod tests {
             assert_eq!(activity.judge(&window, &tracked.iter().copied().collect(), &BTreeSet::new()), want, "row {at}");
         }
     }
+
+    #[test]
+    fn a_gap_is_skipped_data() {
+        let mut activity = Activity::default();
+        let window = closed(vec![flow(1, 1, 1, 0, 0, 0)], Vec::new());
+        let statuses = activity.judge(&window, &BTreeSet::from([1, 2]), &BTreeSet::from([1, 2]));
+        assert_eq!(statuses, [(1, Status::SkipData), (2, Status::SkipData)]);
+    }
 }

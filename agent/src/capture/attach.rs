@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::programs::links::{FdLink, LinkError, LinkOrder, PinnedLink};
-use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
-use aya::programs::{ProgramError, SchedClassifier, TcAttachType, TcError};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 
 use super::interfaces::Interface;
 use super::load::program;
 use super::pin::{self, Pins};
-use super::{Error, clsact, sys};
+use super::{Error, clsact, filter, sys};
 
 /// How the programs hang on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Side {
         }
     }
 
-    fn attach_type(self) -> TcAttachType {
+    pub(crate) fn attach_type(self) -> TcAttachType {
         match self {
             Self::Ingress => TcAttachType::Ingress,
             Self::Egress => TcAttachType::Egress,
@@ -67,7 +67,7 @@ pub(crate) struct Attachment {
 
 /// One program in its place.
 #[derive(Debug)]
-enum Place {
+pub(crate) enum Place {
     Link { id: u32, _link: FdLink, pin: Option<PathBuf> },
     // None once it is no longer ours to remove.
     Filter { at: (u16, u32), link: Option<SchedClassifierLink> },
@@ -173,46 +173,6 @@ impl Attachment {
     }
 }
 
-/// Priorities tried for a clsact filter. One of another kind or protocol keeps its priority to itself.
-const PRIORITIES: std::ops::RangeInclusive<u16> = 1..=16;
-
-/// Names under which our filters can be.
-const FILTER_NAMES: [&str; 4] = ["ingress", "egress", "ingress_bare", "egress_bare"];
-
-/// Handle of our filters: a constant of ours, and a digest (FNV-1a) of the pin directory, so that agents with others
-/// are told apart. With the name it says whose a filter is, also after an upgrade.
-pub(crate) fn handle(root: &Path) -> u32 {
-    let bytes = root.as_os_str().as_encoded_bytes();
-    let hash = bytes.iter().fold(0x811c_9dc5_u32, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    0xf10d_0000 | (hash >> 16 ^ hash & 0xffff)
-}
-
-/// Filters that an agent with this handle has left on one side of an interface.
-pub(crate) fn left_filters(ifindex: u32, side: Side, handle: u32) -> Vec<clsact::Filter> {
-    let mut filters = clsact::filters(ifindex, side.is_egress()).unwrap_or_default();
-    filters.retain(|filter| filter.handle == handle && FILTER_NAMES.contains(&filter.name.as_str()));
-    filters
-}
-
-fn link_of(interface: &Interface, side: Side, filter: &clsact::Filter) -> Result<SchedClassifierLink, Error> {
-    let handle = TcHandle::from(filter.handle);
-    SchedClassifierLink::attached(&interface.name, side.attach_type(), filter.priority, handle, None)
-        .map_err(|source| Error::Io { what: "find a filter's interface", source })
-}
-
-/// Removes such filters.
-pub(crate) fn remove_filters(interface: &Interface, side: Side, filters: &[clsact::Filter]) -> Result<(), Error> {
-    for filter in filters {
-        drop(link_of(interface, side, filter)?);
-    }
-    // Dropping says nothing of a failure.
-    let left = clsact::filters(interface.index, side.is_egress()).unwrap_or_default();
-    match filters.iter().find(|filter| left.contains(filter)) {
-        Some(_) => Err(Error::FilterStays(interface.name.clone())),
-        None => Ok(()),
-    }
-}
-
 fn attach_tcx(
     program: &mut SchedClassifier,
     interface: &Interface,
@@ -293,45 +253,6 @@ fn attach_tcx_anew(program: &mut SchedClassifier, interface: &Interface, side: S
     program.take_link(id)?.try_into().map_err(link_error)
 }
 
-/// A filter that matches ends the walk as well.
-fn attach_clsact(
-    program: &mut SchedClassifier,
-    interface: &Interface,
-    side: Side,
-    pins: Option<&Pins>,
-) -> Result<Place, Error> {
-    let place = |program: &mut SchedClassifier, id| -> Result<Place, Error> {
-        let link = program.take_link(id)?;
-        Ok(Place::Filter { at: (link.priority()?, link.handle()?.into()), link: Some(link) })
-    };
-    let handle = pins.map(|pins| handle(pins.root()));
-    let left = handle.map(|handle| left_filters(interface.index, side, handle)).unwrap_or_default();
-    if let Some((first, others)) = left.split_first() {
-        let id = program.attach_to_link(link_of(interface, side, first)?)?;
-        remove_filters(interface, side, others)?;
-        return place(program, id);
-    }
-    for priority in PRIORITIES {
-        let handle = handle.map_or(TcHandle::AUTO_ASSIGN, TcHandle::from);
-        let options = TcAttachOptions::Netlink(NlOptions { priority, handle, ..Default::default() });
-        match program.attach_with_options(&interface.name, side.attach_type(), options) {
-            Ok(id) => {
-                if priority != *PRIORITIES.start() {
-                    tracing::warn!(
-                        interface = interface.name,
-                        at = ?side,
-                        "a filter comes first: what it decides on is not counted"
-                    );
-                }
-                return place(program, id);
-            }
-            Err(ProgramError::TcError(TcError::NetlinkError(e))) if e.raw_os_error() == Some(libc::EINVAL) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(Error::NoPriority(interface.name.clone()))
-}
-
 fn attach_one(
     program: &mut SchedClassifier,
     interface: &Interface,
@@ -341,7 +262,7 @@ fn attach_one(
 ) -> Result<Place, Error> {
     match hook {
         Hook::Tcx => attach_tcx(program, interface, side, pins),
-        Hook::Clsact => attach_clsact(program, interface, side, pins),
+        Hook::Clsact => filter::attach(program, interface, side, pins),
     }
 }
 
@@ -390,18 +311,5 @@ pub(crate) fn attach_programs(
             both(Hook::Clsact)
         }
         result => result,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_handle_tells_directories_apart() {
-        let [one, other] = ["/sys/fs/bpf/flowlogd", "/sys/fs/bpf/flowlogd2"].map(|path| handle(Path::new(path)));
-        assert_eq!((one >> 16, other >> 16, one != other), (0xf10d, 0xf10d, true));
-        // Never changes: the next version looks for it.
-        assert_eq!(one, handle(Path::new("/sys/fs/bpf/flowlogd")));
     }
 }

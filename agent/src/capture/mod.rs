@@ -7,9 +7,12 @@ mod attach;
 mod btf;
 mod clock;
 mod clsact;
+mod detach;
 mod drain;
 mod drops;
+mod filter;
 pub mod flow;
+mod generation;
 pub mod interfaces;
 mod load;
 mod pin;
@@ -27,13 +30,15 @@ use std::path::Path;
 
 pub use attach::Hook;
 use attach::{Attachment, Look};
+pub use detach::detach;
 pub use drops::Unavailable;
 use flow::Drained;
+pub use generation::Generation;
 use interfaces::Interface;
 use load::Loaded;
 pub use load::Sizes;
 use nix::fcntl::Flock;
-pub use pin::{DEFAULT_DIRECTORY, Generation, PinError, Pins};
+pub use pin::{DEFAULT_DIRECTORY, PinError, Pins};
 pub use takeover::Adopted;
 pub use testrun::{DrainTimes, Offload};
 
@@ -76,11 +81,6 @@ pub struct Capture {
     adopted: Vec<Generation>,
     /// Interfaces that are no longer attached and may have counters in this epoch.
     departed: Vec<u32>,
-}
-
-/// Removes all that an agent with this directory left behind, and says each thing. The agent must not run.
-pub fn detach(directory: &Path, say: impl FnMut(String)) -> Result<(), Error> {
-    takeover::detach(directory, say)
 }
 
 /// Locks a directory as an agent does that pins below it. None: there is no such directory.

@@ -23,9 +23,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use agent_common::LAYOUT_VERSION;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
-use nix::time::{ClockId, clock_gettime};
 
 use super::attach::Side;
+use super::generation::{Generation, monotonic};
 
 /// Where it is if nobody says otherwise.
 pub const DEFAULT_DIRECTORY: &str = "/sys/fs/bpf/flowlogd";
@@ -42,37 +42,6 @@ const LINKS: &str = "links";
 const SHARED_DIRECTORY: &str = "shared";
 const INTERFACES: &str = "interfaces";
 const NAMESPACE: &str = "namespace";
-
-/// The maps of one agent: nanoseconds of the monotonic clock at its start, so that the oldest comes first.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Generation(pub u64);
-
-impl Generation {
-    pub(crate) fn new() -> Self {
-        Self(u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX))
-    }
-
-    /// As a number, for a journal.
-    pub fn number(self) -> u64 {
-        self.0
-    }
-
-    fn parse(name: &str) -> Option<Self> {
-        let shape = name.len() == 16 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        if shape { u64::from_str_radix(name, 16).ok().map(Self) } else { None }
-    }
-}
-
-impl std::fmt::Display for Generation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-/// Time since the boot as jiffies count it: without suspend.
-pub(crate) fn monotonic() -> Duration {
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default()
-}
 
 /// Why nothing can be pinned.
 #[derive(Debug, thiserror::Error)]
@@ -390,15 +359,6 @@ mod tests {
         ] {
             assert_eq!(Pinned::parse(name), want, "{name}");
         }
-        for (name, want) in [
-            ("00000000000000ff", Some(Generation(255))),
-            ("00000000000000FF", None),
-            ("ff", None),
-            ("+0000000000000ff", None),
-        ] {
-            assert_eq!(Generation::parse(name), want, "{name}");
-        }
-        assert_eq!(Generation(255).to_string(), "00000000000000ff");
     }
 
     #[test]

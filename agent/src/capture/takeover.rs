@@ -13,10 +13,11 @@ use agent_common::drop::REASONS;
 use super::attach::{self, Side};
 use super::clock::Reading;
 use super::flow::Drained;
+use super::generation::Generation;
 use super::load::Sizes;
-use super::pin::{self, Generation, Pinned, Pins};
+use super::pin::{self, Pinned, Pins};
 use super::tables::{self, Tables};
-use super::{Capture, Error, clsact, interfaces, stubs};
+use super::{Capture, Error, clsact, filter, interfaces, stubs};
 
 /// One epoch that a former agent did not hand on.
 #[derive(Debug)]
@@ -73,54 +74,6 @@ fn remove_tree(directory: &Path) {
         }
     }
     let _ = fs::remove_dir(directory);
-}
-
-/// Removes everything that an agent with this directory left behind; it must not run. One line for each.
-pub(crate) fn detach(root: &Path, mut say: impl FnMut(String)) -> Result<(), Error> {
-    let all = interfaces::list()?;
-    let name = |ifindex: u32| {
-        all.iter().find(|i| i.index == ifindex).map_or_else(|| format!("interface {ifindex}, gone"), |i| i.name.clone())
-    };
-    let handle = attach::handle(root);
-    for (interface, side) in all.iter().flat_map(|interface| Side::BOTH.map(|side| (interface, side))) {
-        let filters = attach::left_filters(interface.index, side, handle);
-        attach::remove_filters(interface, side, &filters)?;
-        for filter in filters {
-            let priority = filter.priority;
-            say(format!("removed the filter at {} of {}, priority {priority}", side.name(), interface.name));
-        }
-    }
-    for version in pin::versions(root) {
-        let links = version.join("links");
-        for pinned in pin::names_in(&links) {
-            let path = links.join(&pinned);
-            let what = match Pinned::parse(&pinned) {
-                Some(Pinned::Link(ifindex, side)) => format!("the program at {} of {}", side.name(), name(ifindex)),
-                Some(Pinned::Stub) => format!("the program {pinned} on kfree_skb"),
-                Some(Pinned::Qdisc(ifindex)) => {
-                    if let Some(interface) = all.iter().find(|interface| interface.index == ifindex) {
-                        drop(clsact::Made::before(interface));
-                    }
-                    format!("the clsact qdisc of {}, unless others use it", name(ifindex))
-                }
-                None => continue,
-            };
-            let result = if path.is_dir() { fs::remove_dir(&path) } else { fs::remove_file(&path) };
-            pin::gone(result).map_err(|source| Error::Io { what: "unpin", source })?;
-            say(format!("removed {what}"));
-        }
-        for generation in pin::generations(&version) {
-            pin::remove_generation(&generation);
-            say(format!("removed the counters of the agent {}", generation.display()));
-        }
-        if version.join("shared").exists() {
-            pin::remove_shared(&version);
-            say(format!("removed the shared maps {}", version.join("shared").display()));
-        }
-        pin::prune(root, &version);
-    }
-    let _ = fs::remove_dir(root);
-    Ok(())
 }
 
 impl Capture {
@@ -188,13 +141,13 @@ impl Capture {
 
     /// Removes what former agents attached and we have not taken over.
     fn sweep(&self, pins: &Pins) -> Result<(), Error> {
-        let handle = attach::handle(pins.root());
+        let handle = filter::handle(pins.root());
         let by = |ifindex: u32| self.attached.get(&ifindex).map(|(_, attachment)| attachment.hook);
         let all = interfaces::list()?;
         for interface in all.iter().filter(|interface| by(interface.index) != Some(attach::Hook::Clsact)) {
             for side in Side::BOTH {
-                let filters = attach::left_filters(interface.index, side, handle);
-                attach::remove_filters(interface, side, &filters)?;
+                let filters = filter::left(interface.index, side, handle);
+                filter::remove(interface, side, &filters)?;
             }
             if pins.made_qdisc(interface.index) {
                 drop(clsact::Made::before(interface));
