@@ -11,6 +11,7 @@ mod drop_takeover;
 mod exclusions;
 mod hotplug;
 mod idle;
+mod kill;
 mod ledger;
 mod ping;
 mod rehook;

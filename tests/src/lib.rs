@@ -11,6 +11,7 @@ pub mod netns;
 pub mod nft;
 pub mod python;
 pub mod records;
+pub mod steady;
 pub mod traffic;
 
 use std::collections::BTreeMap;
