@@ -34,14 +34,17 @@ fn removes(hook: &str, what: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Whatever the hook.
+const COMMON: [&str; 4] =
+    ["program drop_first on kfree_skb", "program drop_second on kfree_skb", "counters of the agent", "shared maps"];
+
 #[test]
 fn links() -> Result<()> {
-    removes("tcx", &["program at ingress of a0", "program at egress of a0", "counters of the agent", "shared maps"])
+    removes("tcx", &[&["program at ingress of a0", "program at egress of a0"], &COMMON[..]].concat())
 }
 
 #[test]
 fn filters() -> Result<()> {
-    let what =
-        ["filter at ingress of a0", "filter at egress of a0", "clsact qdisc of a0", "counters of the agent", "shared"];
-    removes("clsact", &what)
+    let own = ["filter at ingress of a0", "filter at egress of a0", "clsact qdisc of a0"];
+    removes("clsact", &[&own, &COMMON[..]].concat())
 }

@@ -14,6 +14,7 @@ pub mod nft;
 pub mod policy;
 pub mod python;
 pub mod records;
+pub mod steady;
 pub mod traffic;
 
 use std::collections::BTreeMap;

@@ -77,20 +77,25 @@ pub fn parse_lines(text: &str) -> Result<Vec<Record>> {
 
 /// Reads every `.log.gz` below `directory`.
 pub fn read_directory(directory: &Path) -> Result<Vec<Record>> {
-    let mut records = Vec::new();
+    Ok(read_objects(directory)?.concat())
+}
+
+/// As [`read_directory`], each object's records by themselves.
+pub fn read_objects(directory: &Path) -> Result<Vec<Vec<Record>>> {
+    let mut objects = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         if path.is_dir() {
-            records.extend(read_directory(&path)?);
+            objects.extend(read_objects(&path)?);
         } else if path.to_str().is_some_and(|name| name.ends_with(".log.gz")) {
             let mut text = String::new();
             MultiGzDecoder::new(File::open(&path)?)
                 .read_to_string(&mut text)
                 .with_context(|| path.display().to_string())?;
-            records.extend(parse_lines(&text)?);
+            objects.push(parse_lines(&text)?);
         }
     }
-    Ok(records)
+    Ok(objects)
 }
 
 pub fn by_flow(records: &[Record]) -> BTreeMap<Flow, Totals> {
