@@ -11,11 +11,8 @@ mod drop_takeover;
 mod exclusions;
 mod hotplug;
 mod idle;
-<<<<<<< HEAD
 mod iptables;
-=======
 mod kill;
->>>>>>> w-kill
 mod ledger;
 mod nat;
 mod ping;
