@@ -30,6 +30,37 @@ pub trait Packet {
     fn load_head<const W: usize, const L: usize>(&self, offset: u32) -> Option<([u32; W], [u64; L])>;
 }
 
+/// The loads of a reader that has a generic `load`, which every one but bytes in memory has.
+#[macro_export]
+macro_rules! loads {
+    () => {
+        #[inline(always)]
+        fn len(&self) -> u32 {
+            self.len
+        }
+
+        #[inline(always)]
+        fn load_u8(&self, offset: u32) -> Option<u8> {
+            self.load(offset)
+        }
+
+        #[inline(always)]
+        fn load_u16(&self, offset: u32) -> Option<u16> {
+            self.load(offset)
+        }
+
+        #[inline(always)]
+        fn load_u32(&self, offset: u32) -> Option<u32> {
+            self.load(offset)
+        }
+
+        #[inline(always)]
+        fn load_words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+            self.load(offset)
+        }
+    };
+}
+
 /// A header as it lies in memory, without alignment above that of its 32-bit words.
 #[repr(C)]
 #[derive(Clone, Copy)]

@@ -35,30 +35,7 @@ impl Direct {
 impl Packet for Direct {
     const WALKS: bool = false;
 
-    #[inline(always)]
-    fn len(&self) -> u32 {
-        self.len
-    }
-
-    #[inline(always)]
-    fn load_u8(&self, offset: u32) -> Option<u8> {
-        self.load(offset)
-    }
-
-    #[inline(always)]
-    fn load_u16(&self, offset: u32) -> Option<u16> {
-        self.load(offset)
-    }
-
-    #[inline(always)]
-    fn load_u32(&self, offset: u32) -> Option<u32> {
-        self.load(offset)
-    }
-
-    #[inline(always)]
-    fn load_words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
-        self.load(offset)
-    }
+    agent_ebpf_parse::loads!();
 
     #[inline(always)]
     fn load_head<const W: usize, const L: usize>(&self, offset: u32) -> Option<([u32; W], [u64; L])> {
@@ -113,30 +90,7 @@ impl Packet for Copying {
         parse::unpack_walk(walk_copying(self.skb, u64::from(start) << 32 | u64::from(end), u64::from(first)))
     }
 
-    #[inline(always)]
-    fn len(&self) -> u32 {
-        self.len
-    }
-
-    #[inline(always)]
-    fn load_u8(&self, offset: u32) -> Option<u8> {
-        self.load(offset)
-    }
-
-    #[inline(always)]
-    fn load_u16(&self, offset: u32) -> Option<u16> {
-        self.load(offset)
-    }
-
-    #[inline(always)]
-    fn load_u32(&self, offset: u32) -> Option<u32> {
-        self.load(offset)
-    }
-
-    #[inline(always)]
-    fn load_words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
-        self.load(offset)
-    }
+    agent_ebpf_parse::loads!();
 
     #[inline(always)]
     fn load_head<const W: usize, const L: usize>(&self, offset: u32) -> Option<([u32; W], [u64; L])> {

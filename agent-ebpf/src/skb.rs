@@ -170,30 +170,7 @@ impl Packet for Probing {
         parse::unpack_walk(walk_probing(self.base, limits, start, u64::from(first)))
     }
 
-    #[inline(always)]
-    fn len(&self) -> u32 {
-        self.len
-    }
-
-    #[inline(always)]
-    fn load_u8(&self, offset: u32) -> Option<u8> {
-        self.load(offset)
-    }
-
-    #[inline(always)]
-    fn load_u16(&self, offset: u32) -> Option<u16> {
-        self.load(offset)
-    }
-
-    #[inline(always)]
-    fn load_u32(&self, offset: u32) -> Option<u32> {
-        self.load(offset)
-    }
-
-    #[inline(always)]
-    fn load_words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
-        self.load(offset)
-    }
+    agent_ebpf_parse::loads!();
 
     #[inline(always)]
     fn load_head<const W: usize, const L: usize>(&self, offset: u32) -> Option<([u32; W], [u64; L])> {

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::capture::{self, Capture, Sizes, interfaces};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use std::fs;
 
 /// How a check came out.
@@ -36,7 +37,7 @@ pub(crate) fn missing_capabilities() -> Vec<&'static str> {
 
 /// Runs all checks, in the order in which they matter.
 pub(crate) fn checks() -> Vec<Check> {
-    vec![capabilities(), programs(), kernel(), verdicts(), lockdown(), realtime(), selected()]
+    vec![capabilities(), programs(), kernel(), verdicts(), pins(), lockdown(), realtime(), selected()]
 }
 
 fn capabilities() -> Check {
@@ -89,6 +90,22 @@ fn verdicts() -> Check {
             found: format!("every record will be ACCEPT: {why}"),
             fix: Some("Linux 5.17 or newer with CONFIG_DEBUG_INFO_BTF; not needed for counting"),
         },
+    }
+}
+
+/// Where the default `--bpf-directory` is.
+const BPF_FS: &str = "/sys/fs/bpf";
+
+fn pins() -> Check {
+    let is_bpf = statfs(BPF_FS).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
+    if is_bpf {
+        return Check { name: "pins", verdict: Verdict::Good, found: format!("{BPF_FS} is a bpf file system"), fix: None };
+    }
+    Check {
+        name: "pins",
+        verdict: Verdict::Limited,
+        found: format!("{BPF_FS} is no bpf file system: counters will not survive a restart"),
+        fix: Some("mount -t bpf bpf /sys/fs/bpf, or choose another place with --bpf-directory"),
     }
 }
 
