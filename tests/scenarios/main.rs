@@ -9,6 +9,7 @@ mod conservation;
 mod detach;
 mod drop_takeover;
 mod exclusions;
+mod fault_points;
 mod hotplug;
 mod idle;
 mod kill;

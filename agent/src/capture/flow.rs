@@ -134,6 +134,6 @@ pub struct Drained {
 impl Drained {
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.totals.is_empty() && self.batches.iter().all(Vec::is_empty)
+        self.totals.is_empty() && self.drops.is_empty() && self.batches.iter().all(Vec::is_empty)
     }
 }
