@@ -26,13 +26,25 @@ fn flow_log_id(settings: &Settings, machine_id: &str) -> String {
     ])
 }
 
-pub(crate) fn pipeline(settings: &Settings, machine_id: &str) -> Result<Pipeline, Failure> {
+/// What can be refused without touching anything.
+pub(crate) struct Checked {
+    identity: Identity,
+    exclusions: exclude::Settings,
+}
+
+pub(crate) fn check(settings: &Settings) -> Result<Checked, Failure> {
     let identity = Identity::new(settings.account_id.as_deref(), settings.region.as_deref()).map_err(|e| match e {
         IdentityError::AccountId(_) => usage("--account-id", e),
         IdentityError::Region(_) => usage("--region", e),
     })?;
     let exclusions = exclude::Settings::new(&settings.vpc_cidrs, &settings.subnet_cidrs, &settings.log_excluded)
         .map_err(|e| usage("--log-excluded", e))?;
+    Ok(Checked { identity, exclusions })
+}
+
+/// Opens the destination.
+pub(crate) fn pipeline(checked: Checked, settings: &Settings, machine_id: &str) -> Result<Pipeline, Failure> {
+    let Checked { identity, exclusions } = checked;
     let traffic_type = match settings.traffic_type.as_str() {
         "ACCEPT" => TrafficType::Accept,
         "REJECT" => TrafficType::Reject,

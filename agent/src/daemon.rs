@@ -2,26 +2,27 @@
 //! Knows no formats and no BPF. A window is closed only after its last epoch was drained.
 #![forbid(unsafe_code)]
 
+use crate::capture::flow::Drained;
 use crate::capture::interfaces::{self, Interface, Watch};
 use crate::capture::{self, Capture, DropReport, Generation, Hook, PinError, Pins, Sizes};
 use crate::cli::Failure;
 use crate::doctor;
 use crate::durable::Durable;
-use crate::journal::{Closing, Frame, JournalError, Recovered, Recovery};
+use crate::fault;
+use crate::journal::{CARRIED, Closing, Frame, JournalError, Recovered, Recovery};
 use crate::pipeline::{Pending, Pipeline, Summary};
 use crate::select::Selection;
 use crate::sink::SinkError;
+use crate::state_lock::{self, HAND_OVER, StateLock};
 use crate::wall::Wall;
 use crate::window::window_at;
 use ipnet::IpNet;
-use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeValLike as _;
 use nix::time::ClockId;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -55,6 +56,8 @@ pub(crate) struct Settings {
     pub(crate) subnet_cidrs: Vec<IpNet>,
     pub(crate) log_excluded: Vec<String>,
     pub(crate) state_directory: PathBuf,
+    /// From an agent that runs.
+    pub(crate) take_over: bool,
     /// `None`: the usual one, if it can be used.
     pub(crate) bpf_directory: Option<PathBuf>,
     pub(crate) flow_table_slots: Option<u32>,
@@ -69,7 +72,7 @@ pub(crate) struct Plan {
     settings: Settings,
     pipeline: Pipeline,
     machine_id: String,
-    lock: Flock<File>,
+    lock: StateLock,
     pins: Option<Pins>,
 }
 
@@ -84,12 +87,15 @@ pub(crate) fn plan(settings: Settings) -> Result<Plan, Failure> {
         let why = format!("missing {}: run as root, or see flowlogd doctor", missing.join(", "));
         return Err(Failure::Run(why));
     }
+    // Before a running agent is asked to leave.
+    let stages = crate::assemble::check(&settings)?;
     // Before the destination is opened: opening it removes what a crashed run left half-written, and that must not be
     // what a running agent is writing.
-    let lock = lock(&settings.state_directory)?;
+    let directory = &settings.state_directory;
+    let lock = if settings.take_over { state_lock::take_over(directory) } else { state_lock::lock(directory) }?;
     let pins = pins(settings.bpf_directory.as_deref())?;
     let machine_id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned();
-    let pipeline = crate::assemble::pipeline(&settings, &machine_id)?;
+    let pipeline = crate::assemble::pipeline(stages, &settings, &machine_id)?;
     Ok(Plan { settings, pipeline, machine_id, lock, pins })
 }
 
@@ -136,15 +142,6 @@ fn said(error: JournalError) -> Failure {
     Failure::Run(error.to_string())
 }
 
-/// Two agents on one state directory would each write half of a host's records under one name.
-pub(crate) fn lock(directory: &Path) -> Result<Flock<File>, Failure> {
-    let said =
-        |error: &dyn std::fmt::Display| Failure::Run(format!("--state-directory '{}': {error}", directory.display()));
-    std::fs::create_dir_all(directory).map_err(|e| said(&e))?;
-    let file = File::create(directory.join("lock")).map_err(|e| said(&e))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| said(&"another flowlogd uses it"))
-}
-
 fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
@@ -158,16 +155,18 @@ fn clocks() -> (i64, i64) {
     (read(ClockId::CLOCK_REALTIME), read(ClockId::CLOCK_MONOTONIC))
 }
 
-/// Runs until SIGINT or SIGTERM.
+/// Runs until SIGINT or SIGTERM, or until another agent takes over.
 pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
-    let Plan { settings, pipeline, machine_id, lock: _lock, pins } = plan;
+    let Plan { settings, pipeline, machine_id, mut lock, pins } = plan;
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGINT);
     mask.add(Signal::SIGTERM);
+    mask.add(HAND_OVER);
     let io = |what: &'static str| move |e: nix::errno::Errno| Failure::Run(format!("{what}: {e}"));
     mask.thread_block().map_err(io("block signals"))?;
     let signals =
         SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(io("signalfd"))?;
+    lock.sign();
     let (durable, recovery) = Durable::open(&settings.state_directory);
     let watch = Watch::new().map_err(io("watch interfaces"))?;
     let sizes = sizes(&settings);
@@ -214,7 +213,15 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(Failure::Run(format!("poll: {error}"))),
         }
-        stop = matches!(signals.read_signal(), Ok(Some(_)));
+        if let Ok(Some(signal)) = signals.read_signal() {
+            if signal.ssi_signo == HAND_OVER as u32 && daemon.can_hand_over() {
+                daemon.capture.flush_log();
+                let report = daemon.capture.drop_report().ok().flatten();
+                daemon.say_ended("handed over", report);
+                return Ok(());
+            }
+            stop = true;
+        }
         if watch.changed() {
             daemon.sync()?;
             daemon.durable.name(&daemon.tracked);
@@ -226,7 +233,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     }
     let report = daemon.capture.drop_report().ok().flatten();
     daemon.capture.close();
-    daemon.say_stopped(report);
+    daemon.say_ended("stopped", report);
     Ok(())
 }
 
@@ -315,29 +322,40 @@ impl Daemon {
             Some((last, rest)) if goes_on(last) => (Some(last), rest),
             _ => (None, windows.as_slice()),
         };
-        for window in complete {
-            let (end, statuses) = match &window.closed {
-                Some(closing) => (closing.end, Some(closing.statuses.clone())),
-                None => (window.window.1.min(now()).max(window.window.0), None),
-            };
-            let drains = window.frames().map_err(said)?.filter_map(Result::ok).map(|frame| frame.drained);
-            let mut pending = self.pipeline.replay(drains, (window.window.0, end), &window.names, statuses);
-            (pending.number, pending.file) = (window.number, Some(window.id));
-            tracing::info!(window = window.window.0, "publishing what a former agent could not");
-            self.publish(pending, false)?;
-        }
+        let mut has_carried = false;
         if let Some(window) = open {
             self.durable.resume(window);
             self.window.0 = window.window.0.min(self.window.0);
-            for frame in window.frames().map_err(said)?.filter_map(Result::ok) {
-                self.pipeline.absorb_former(frame.drained, &window.names, &self.tracked);
+            self.pipeline.know_strangers(&window.names);
+            for mut frame in window.frames().map_err(said)?.filter_map(Result::ok) {
+                has_carried |= frame.generation == CARRIED;
+                self.pipeline.rename_former(&mut frame.drained, &window.names, &self.tracked);
+                self.pipeline.absorb_frame(frame);
             }
             tracing::info!(window = window.window.0, "going on with a former agent's window");
         } else {
             self.durable.begin(self.window);
         }
         self.durable.name(&self.tracked);
-        self.adopt(&journalled)
+        self.adopt(&journalled)?;
+        // Only now: when their files are gone, nothing tells that an epoch which the kernel still has was published.
+        for (at, window) in complete.iter().enumerate() {
+            let (end, statuses) = match &window.closed {
+                Some(closing) => (closing.end, Some(closing.statuses.clone())),
+                None => (window.window.1.min(now()).max(window.window.0), None),
+            };
+            let frames = window.frames().map_err(said)?.filter_map(Result::ok);
+            let (mut pending, left) = self.pipeline.replay(frames, (window.window.0, end), &window.names, statuses);
+            (pending.number, pending.file) = (window.number, Some(window.id));
+            // The other ones' next windows have it, or the present one if its agent had begun it.
+            if let Some(left) = left.filter(|_| at + 1 == complete.len() && !has_carried) {
+                self.keep_former(CARRIED, 0, left, &window.names);
+            }
+            tracing::info!(window = window.window.0, "publishing what a former agent could not");
+            self.publish(pending, false)?;
+            fault::point("republished");
+        }
+        Ok(())
     }
 
     /// Takes over what a former agent left counting, but for epochs that are in its journal.
@@ -351,19 +369,31 @@ impl Daemon {
                 given.unwrap_or_else(|| crate::identity::interface_id(&self.machine_id, name))
             };
             let names = old.interfaces.iter().map(|(index, name)| (*index, id(name))).collect();
-            let frame = Frame { generation: old.generation.0, epoch: old.epoch, drained: old.drained };
-            self.durable.append(&frame);
-            self.pipeline.absorb_former(frame.drained, &names, &self.tracked);
+            self.keep_former(old.generation.0, old.epoch, old.drained, &names);
+            fault::point("adopted");
         }
         // Every epoch is in the journal, or in memory where there is none.
         self.capture.release_old();
+        fault::point("released");
         Ok(())
     }
 
-    /// A new window's journal, with the names that its flows will go by.
+    /// Into the present window and its journal, where it goes by the names that its interfaces had.
+    fn keep_former(&mut self, generation: u64, epoch: u32, mut drained: Drained, names: &BTreeMap<u32, String>) {
+        self.pipeline.rename_former(&mut drained, names, &self.tracked);
+        self.durable.name(self.pipeline.strangers());
+        let frame = Frame { generation, epoch, drained };
+        self.durable.append(&frame);
+        self.pipeline.absorb_frame(frame);
+    }
+
+    /// A new window's journal, with the names that its flows will go by, and with what it has from the one before it.
     fn begin(&mut self) {
         self.durable.begin(self.window);
         self.durable.name(&self.tracked);
+        if let Some(drained) = self.pipeline.carried() {
+            self.durable.append(&Frame { generation: CARRIED, epoch: 0, drained });
+        }
     }
 
     /// Puts programs back that somebody else has removed.
@@ -394,24 +424,26 @@ impl Daemon {
         let ended = now > last || now < start;
         if stop || ended {
             self.drain(0)?;
-            let closed = self.close(start, if ended { last } else { now }, stop);
-            if closed.is_err() {
-                // Everything was drained: nothing is worth counting on for.
-                self.capture.close();
-            }
-            closed?;
+            let pending = self.close(start, if ended { last } else { now });
             let (next, next_last) = window_at(now, self.settings.interval);
             // Windows never overlap, unless the clock itself goes back.
             self.window = (if now < start { now } else { next.max(start) }, next_last);
             if !stop {
                 self.begin();
             }
+            let published = self.publish(pending, stop);
+            if published.is_err() {
+                // Everything was drained: nothing is worth counting on for.
+                self.capture.close();
+            }
+            published?;
         } else if self.durable.is_full() {
             // A journal is bounded: the window ends early, and another goes on to its end.
             self.drain(0)?;
-            self.close(start, now, false)?;
+            let pending = self.close(start, now);
             self.window = (now, last);
             self.begin();
+            self.publish(pending, false)?;
         } else if !self.settings.hold_drain && self.capture.crowded() {
             self.drain(0)?;
         }
@@ -426,11 +458,11 @@ impl Daemon {
         self.clock_steps += 1;
         self.drain(step)?;
         let (start, last) = self.window;
-        self.close(start, before.clamp(start, last), false)?;
+        let pending = self.close(start, before.clamp(start, last));
         let now = wall / NANOSECONDS;
         self.window = (now, window_at(now, self.settings.interval).1);
         self.begin();
-        Ok(())
+        self.publish(pending, false)
     }
 
     /// `stepped`: by how many nanoseconds the wall clock was stepped since the last tick. What was counted is in the
@@ -446,15 +478,15 @@ impl Daemon {
         })
     }
 
-    /// Ends the window, keeps it, and publishes it.
-    fn close(&mut self, start: i64, last: i64, stop: bool) -> Result<(), Failure> {
+    /// Ends the window and keeps it. To be published when the next one has begun, for its file goes then.
+    fn close(&mut self, start: i64, last: i64) -> Pending {
         let mut pending = self.pipeline.close(start, last, &self.tracked, &std::mem::take(&mut self.gaps));
         let closing = Closing { end: last, statuses: pending.statuses.clone() };
         (pending.number, pending.file) = self.durable.close(closing);
         for index in self.left.drain(..) {
             self.tracked.remove(&index);
         }
-        self.publish(pending, stop)
+        pending
     }
 
     fn publish(&mut self, pending: Pending, stop: bool) -> Result<(), Failure> {
@@ -517,7 +549,12 @@ impl Daemon {
         );
     }
 
-    fn say_stopped(&mut self, report: Option<DropReport>) {
+    /// Whether another agent finds everything in the kernel and in the journal. Else we end as if stopped.
+    fn can_hand_over(&self) -> bool {
+        self.capture.is_pinned() && self.durable.errors == 0
+    }
+
+    fn say_ended(&self, how: &str, report: Option<DropReport>) {
         let Sums { windows, with_error, total } = &self.sums;
         let unmatched = total.unmatched.packets + self.pipeline.drops_waiting().packets;
         let lost: u64 = report.iter().flat_map(|report| &report.lost).map(|(_, count)| count).sum();
@@ -542,7 +579,7 @@ impl Daemon {
             ("windows_with_error", with_error.to_string()),
         ];
         let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        eprintln!("flowlogd stopped: {}", fields.join(" "));
+        eprintln!("flowlogd {how}: {}", fields.join(" "));
         if let Some(report) = report {
             let frees: Vec<String> = report.other_frees.iter().map(|(name, frees)| format!("{name}={frees}")).collect();
             tracing::debug!("frees that were no policy's: {}", frees.join(" "));

@@ -99,7 +99,12 @@ const BPF_FS: &str = "/sys/fs/bpf";
 fn pins() -> Check {
     let is_bpf = statfs(BPF_FS).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
     if is_bpf {
-        return Check { name: "pins", verdict: Verdict::Good, found: format!("{BPF_FS} is a bpf file system"), fix: None };
+        return Check {
+            name: "pins",
+            verdict: Verdict::Good,
+            found: format!("{BPF_FS} is a bpf file system"),
+            fix: None,
+        };
     }
     Check {
         name: "pins",

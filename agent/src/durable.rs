@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::path::Path;
 
+use crate::fault;
 use crate::journal::{Closing, Frame, Journal, JournalError, Recovered, Recovery, WindowId};
 
 /// A quarter of a gigabyte: about nine million flows.
@@ -57,20 +58,17 @@ impl Durable {
         }
     }
 
+    fn attempt<T>(&mut self, work: impl FnOnce(&mut Journal) -> Result<T, JournalError>) -> Option<T> {
+        work(self.journal.as_mut()?).map_err(|error| self.fail(&error)).ok()
+    }
+
+    /// As [`Self::attempt`], of what shows that there is room again.
     fn try_write<T>(&mut self, write: impl FnOnce(&mut Journal) -> Result<T, JournalError>) -> Option<T> {
-        let result = write(self.journal.as_mut()?);
-        match result {
-            Ok(value) => {
-                if std::mem::take(&mut self.failing) {
-                    tracing::info!("the journal can be written again");
-                }
-                Some(value)
-            }
-            Err(error) => {
-                self.fail(&error);
-                None
-            }
+        let value = self.attempt(write)?;
+        if std::mem::take(&mut self.failing) {
+            tracing::info!("the journal can be written again");
         }
+        Some(value)
     }
 
     pub(crate) fn begin(&mut self, window: (i64, i64)) {
@@ -84,7 +82,7 @@ impl Durable {
     pub(crate) fn resume(&mut self, recovered: &Recovered) {
         self.number = recovered.number;
         self.named.clone_from(&recovered.names);
-        self.try_write(|journal| journal.resume(recovered));
+        self.attempt(|journal| journal.resume(recovered));
     }
 
     /// Says which ids flows go by, as far as the open window's file does not say so.
@@ -101,19 +99,23 @@ impl Durable {
 
     pub(crate) fn append(&mut self, frame: &Frame) {
         self.try_write(|journal| journal.append(frame));
+        fault::point("journal-appended");
     }
 
     /// The window is complete: its number, and its file if there is one.
     pub(crate) fn close(&mut self, closing: Closing) -> (u64, Option<WindowId>) {
         // Also when that fails: once the window is out, its file must go.
         let file = self.journal.as_ref().and_then(Journal::current);
-        self.try_write(|journal| journal.close(closing));
+        // Without a file nothing is written.
+        self.attempt(|journal| journal.close(closing));
+        fault::point("journal-closed");
         (self.number, file)
     }
 
     pub(crate) fn forget(&mut self, files: &[WindowId]) {
         for &file in files {
-            self.try_write(|journal| journal.forget(file));
+            self.attempt(|journal| journal.forget(file));
+            fault::point("forgotten");
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::capture::flow::{Drained, Flow, Total, Verdict};
 use crate::exclude::{self, Settings};
 use crate::identity::Identity;
-use crate::journal::WindowId;
+use crate::journal::{CARRIED, Frame, WindowId};
 use crate::record::{Batch, Status};
 use crate::sink::{Sink, SinkError};
 use crate::verdict::{Outcome, Verdicts};
@@ -98,6 +98,20 @@ impl Pipeline {
         self.verdicts.waiting()
     }
 
+    /// What a journal had kept.
+    pub(crate) fn absorb_frame(&mut self, frame: Frame) {
+        if frame.generation == CARRIED {
+            self.verdicts.carry(frame.drained.drops);
+        } else {
+            self.absorb(frame.drained);
+        }
+    }
+
+    /// The same, for the journal of the window that has begun.
+    pub(crate) fn carried(&self) -> Option<Drained> {
+        carried(&self.verdicts)
+    }
+
     /// Ends the window. `tracked` is ifindex to interface-id, `gaps` are interfaces that were not counted for a while.
     /// `end` is inclusive. Nothing is published yet.
     pub(crate) fn close(
@@ -133,31 +147,43 @@ impl Pipeline {
         Pending { closed, statuses, interface_ids, number: 0, file: None, summary }
     }
 
-    /// A window of an earlier run, from its drains. `statuses`: as it was closed with, if it was.
+    /// A window of an earlier run, from its drains, and what of it the next window is to have. `statuses`: as it was
+    /// closed with, if it was.
     pub(crate) fn replay(
         &mut self,
-        drains: impl Iterator<Item = Drained>,
+        frames: impl Iterator<Item = Frame>,
         (start, end): (i64, i64),
         names: &BTreeMap<u32, String>,
         statuses: Option<Vec<(u32, Status)>>,
-    ) -> Pending {
+    ) -> (Pending, Option<Drained>) {
         let (windows, verdicts) = (std::mem::take(&mut self.windows), std::mem::take(&mut self.verdicts));
         let (activity, interface_ids) = (std::mem::take(&mut self.activity), std::mem::take(&mut self.interface_ids));
         let strangers = std::mem::take(&mut self.strangers);
-        drains.for_each(|drained| self.absorb(drained));
+        frames.for_each(|frame| self.absorb_frame(frame));
         let mut pending = self.close(start, end, names, &BTreeSet::new());
         if let Some(statuses) = statuses {
             pending.statuses = statuses;
         }
+        let left = carried(&self.verdicts);
         (self.windows, self.verdicts, self.activity) = (windows, verdicts, activity);
         (self.interface_ids, self.strangers) = (interface_ids, strangers);
-        pending
+        (pending, left)
     }
 
-    /// As [`Self::absorb`], of an earlier run: an index that goes by another id now, or by none, is given another.
-    pub(crate) fn absorb_former(
+    /// Strangers of an earlier run's window that goes on.
+    pub(crate) fn know_strangers(&mut self, names: &BTreeMap<u32, String>) {
+        self.strangers.extend(names.range(STRANGERS_FROM..).map(|(&index, id)| (index, id.clone())));
+    }
+
+    pub(crate) fn strangers(&self) -> &BTreeMap<u32, String> {
+        &self.strangers
+    }
+
+    /// Before [`Self::absorb`], of an earlier run: an index that goes by another id now, or by none, is given another,
+    /// one of [`Self::strangers`].
+    pub(crate) fn rename_former(
         &mut self,
-        mut drained: Drained,
+        drained: &mut Drained,
         names: &BTreeMap<u32, String>,
         tracked: &BTreeMap<u32, String>,
     ) {
@@ -166,7 +192,7 @@ impl Pipeline {
             let Some(id) = names.get(ifindex).filter(|id| tracked.get(ifindex) != Some(id)) else { return };
             let known = strangers.iter().find(|(_, known)| *known == id).map(|(&index, _)| index);
             *ifindex = known.unwrap_or_else(|| {
-                let index = STRANGERS_FROM + strangers.len() as u32;
+                let index = strangers.last_key_value().map_or(STRANGERS_FROM, |(last, _)| last + 1);
                 strangers.insert(index, id.clone());
                 index
             });
@@ -174,7 +200,6 @@ impl Pipeline {
         drained.batches.iter_mut().flatten().for_each(|flow| rename(&mut flow.key.ifindex));
         drained.totals.iter_mut().for_each(|totals| rename(&mut totals.ifindex));
         drained.drops.iter_mut().for_each(|dropped| rename(&mut dropped.flow.key.ifindex));
-        self.absorb(drained);
     }
 
     /// Publishes what waits, oldest first, and then this. When the sink fails a window waits in memory and is published
@@ -211,6 +236,11 @@ impl Pipeline {
         summary.waiting = self.waiting.len() as u64;
         summary
     }
+}
+
+fn carried(verdicts: &Verdicts) -> Option<Drained> {
+    let drops = verdicts.carried();
+    (!drops.is_empty()).then(|| Drained { batches: Vec::new(), totals: Vec::new(), drops })
 }
 
 /// No interface of Linux has such an index: they are positive 32-bit numbers.

@@ -75,6 +75,16 @@ impl Verdicts {
         outcome
     }
 
+    /// What was [`Self::carried`] from the window before.
+    pub(crate) fn carry(&mut self, drops: Vec<Dropped>) {
+        self.waiting.extend(drops.into_iter().map(|dropped| dropped.flow));
+    }
+
+    /// Drops that wait for the next window, as a drain has them.
+    pub(crate) fn carried(&self) -> Vec<Dropped> {
+        self.waiting.iter().map(|&flow| Dropped { flow, counted: true }).collect()
+    }
+
     /// Drops that still wait, when there is no next window.
     pub(crate) fn waiting(&self) -> Total {
         let mut sum = Total::default();

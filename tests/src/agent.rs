@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -25,13 +26,23 @@ const STOP_LIMIT: Duration = Duration::from_secs(15);
 
 /// `$FLOWLOGD_BIN`, or else the release build of this workspace.
 pub fn binary() -> Result<PathBuf> {
-    let path = match env::var_os("FLOWLOGD_BIN") {
+    built("FLOWLOGD_BIN", "release")
+}
+
+/// The agent with places at which it can be killed: `$FLOWLOGD_FAULTS_BIN`, or else the build of profile `faults`.
+pub fn faults_binary() -> Result<PathBuf> {
+    built("FLOWLOGD_FAULTS_BIN", "faults")
+}
+
+fn built(variable: &str, profile: &str) -> Result<PathBuf> {
+    let path = match env::var_os(variable) {
         Some(path) => PathBuf::from(path),
         None => env::var_os("CARGO_TARGET_DIR")
             .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
-            .join("release/flowlogd"),
+            .join(profile)
+            .join("flowlogd"),
     };
-    path.canonicalize().with_context(|| format!("{}: build the agent or set FLOWLOGD_BIN", path.display()))
+    path.canonicalize().with_context(|| format!("{}: build the agent or set {variable}", path.display()))
 }
 
 /// nsenter rather than `ip netns exec`, which mounts a new /sys over bpffs.
@@ -72,6 +83,8 @@ pub struct Options {
     /// Seconds.
     pub interval: u32,
     pub extra: Vec<String>,
+    /// Another build of the program.
+    pub program: Option<PathBuf>,
     /// What the program is started by.
     pub wrapper: Vec<String>,
     /// Environment of the process.
@@ -101,6 +114,7 @@ impl Options {
             interval: 1,
             extra: Vec::new(),
             env: Vec::new(),
+            program: None,
             wrapper: Vec::new(),
             into: None,
             pins: Pins::Own,
@@ -139,6 +153,12 @@ impl Options {
     pub fn after(mut self, line: &str) -> Self {
         let script = format!("{line} && exec \"$0\" \"$@\"");
         self.wrapper = ["unshare", "--mount", "sh", "-c", &script].map(str::to_owned).to_vec();
+        self
+    }
+
+    #[must_use]
+    pub fn program(mut self, path: &Path) -> Self {
+        self.program = Some(path.to_owned());
         self
     }
 
@@ -223,11 +243,15 @@ impl Agent {
         let wrapper: Vec<&str> =
             ["setpriv", "--pdeathsig", "KILL"].into_iter().chain(options.wrapper.iter().map(String::as_str)).collect();
         let script = "mount -t \"$0\" none /sys/fs/bpf && exec \"$@\"";
+        let program = match &options.program {
+            Some(program) => program.clone(),
+            None => binary()?,
+        };
         let mut command = match options.pins {
             Pins::Default(kind) => {
-                command(ns, &[&["unshare", "--mount", "sh", "-c", script, kind], &wrapper[..]].concat(), &binary()?)
+                command(ns, &[&["unshare", "--mount", "sh", "-c", script, kind], &wrapper[..]].concat(), &program)
             }
-            _ => command(ns, &wrapper, &binary()?),
+            _ => command(ns, &wrapper, &program),
         };
         command.arg("run");
         let own = if options.pins == Pins::Own { Some(BpfFs::new()?) } else { None };
@@ -308,8 +332,14 @@ impl Agent {
     }
 
     /// As [`Self::stop`], by another signal.
-    pub fn stop_by(mut self, signal: Signal) -> Result<Stopped> {
+    pub fn stop_by(self, signal: Signal) -> Result<Stopped> {
         kill(Pid::from_raw(self.child.id().try_into()?), signal)?;
+        self.ended("stopped")
+    }
+
+    /// Requires the clean, timely exit of an agent that says it has `stopped`, or `handed over`.
+    pub fn ended(mut self, how: &str) -> Result<Stopped> {
+        let head = format!("flowlogd {how}:");
         let status = wait_exit(&mut self.child, STOP_LIMIT)?;
         // End of file on both streams: every line the agent wrote is here.
         wait_for("end of the agent's output", STOP_LIMIT, || {
@@ -317,7 +347,7 @@ impl Agent {
         })?;
         let stderr = snapshot(&self.stderr.0);
         ensure!(status.success(), "agent stopped with {status}: {stderr:?}");
-        let mut lines = stderr.iter().filter_map(|line| line.strip_prefix("flowlogd stopped:"));
+        let mut lines = stderr.iter().filter_map(|line| line.strip_prefix(&head));
         let line = lines.next().with_context(|| format!("no summary line in {stderr:?}"))?;
         ensure!(lines.next().is_none(), "two summary lines in {stderr:?}");
         let summary = line
@@ -328,6 +358,13 @@ impl Agent {
             })
             .collect::<Result<_>>()?;
         Ok(Stopped { records: self.records()?, stderr, stdout: snapshot(&self.stdout.0), summary })
+    }
+
+    /// Waits until it is killed by itself.
+    pub fn wait_killed(mut self) -> Result<()> {
+        let status = wait_exit(&mut self.child, STOP_LIMIT)?;
+        ensure!(status.signal() == Some(Signal::SIGKILL as i32), "ended with {status}: {:?}", self.said());
+        Ok(())
     }
 
     /// What the agent has said so far.

@@ -21,6 +21,12 @@ pub(crate) fn build_agent(release: bool) -> Result<()> {
     step("build the agent", &mut cargo)
 }
 
+/// The agent that tests can have killed at given places.
+pub(crate) fn build_faults() -> Result<()> {
+    let mut cargo = cargo(["build", "--package", "flowlogd", "--profile", "faults", "--features", "fault-points"]);
+    step("build the agent with fault points", &mut cargo)
+}
+
 pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
     need_root("cargo xtask run")?;
     build(true)?;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::{cargo, need_root, output, run, setup, step};
+use crate::{cargo, need_root, output, run, setup, step, target_dir};
 
 const PACKAGES: [&str; 8] =
     ["iproute2", "nftables", "iptables", "iperf3", "iputils-ping", "tcpdump", "ethtool", "libfaketime"];
@@ -37,10 +37,12 @@ fn run_steps(steps: &mut Steps, unit: bool, filter: Option<&str>) -> Result<()> 
         return Ok(());
     }
     steps.run("release build", || run::build_agent(true))?;
+    steps.run("faults build", run::build_faults)?;
     let mut scenarios = filtered(cargo(["test", "--release", "--package", "flowlogd-tests"]), filter);
     if filter.is_none() {
         scenarios.arg("--");
     }
+    scenarios.env("FLOWLOGD_FAULTS_BIN", target_dir().join("faults/flowlogd"));
     // One at a time: they share the host's CPUs, and counts must not depend on that.
     scenarios.arg("--test-threads=1");
     steps.cargo("integration tests", scenarios)

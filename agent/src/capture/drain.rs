@@ -17,6 +17,7 @@ use super::clock::Reading;
 use super::flow::{Direction, Drained, Dropped, Flow, FlowKey, InterfaceTotals, Total, Verdict};
 use super::sys::{self, GracePeriod, Mapped};
 use super::tables::Tables;
+use crate::fault;
 
 const WORD: usize = size_of::<u64>();
 const WORDS4: usize = size_of::<Entry4>() / WORD;
@@ -242,6 +243,8 @@ impl Tables {
         for word in [CONTROL_EPOCH, CONTROL_DROP_EPOCH] {
             self.control.store(word, u64::from(old.wrapping_add(1)));
             grace.wait().map_err(|source| Error::Io { what: "wait for a grace period", source })?;
+            // The first pass is between the two words.
+            fault::point("switched");
         }
         Ok(old)
     }

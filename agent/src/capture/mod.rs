@@ -28,6 +28,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
+use crate::fault;
 pub use attach::Hook;
 use attach::{Attachment, Look};
 pub use detach::detach;
@@ -114,6 +115,11 @@ impl Capture {
     /// Names our maps among all agents' of this boot.
     pub fn generation(&self) -> Generation {
         self.generation
+    }
+
+    /// Whether the kernel side stays when we end without [`Self::close`].
+    pub fn is_pinned(&self) -> bool {
+        self.pins.is_some()
     }
 
     /// The epoch that is counted in, which the next drain ends.
@@ -225,8 +231,10 @@ impl Capture {
         let epoch = self.loaded.tables.swap(&self.loaded.grace)?;
         let clock = self.loaded.read_clock(stepped)?;
         let drained = self.loaded.tables.read(epoch, &clock)?;
+        fault::point("scanned");
         take(drained)?;
         self.loaded.tables.clear(epoch)?;
+        fault::point("cleared");
         if let Some(pins) = &self.pins {
             pins.drained();
             let gone = departed.into_iter().filter(|index| !self.attached.contains_key(index));

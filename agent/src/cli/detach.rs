@@ -3,7 +3,7 @@
 
 use super::Failure;
 use crate::capture::{self, DEFAULT_DIRECTORY};
-use crate::daemon;
+use crate::state_lock;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -20,7 +20,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let directory = args.bpf_directory.display();
     // Without the file no agent uses the directory.
     let exists = args.state_directory.join("lock").exists();
-    let _state = if exists { Some(daemon::lock(&args.state_directory)?) } else { None };
+    let _state = if exists { Some(state_lock::lock(&args.state_directory)?) } else { None };
     let _pins = capture::lock(&args.bpf_directory)
         .map_err(|error| Failure::Run(format!("--bpf-directory '{directory}': {error}; stop it first")))?;
     let mut nothing = true;

@@ -67,6 +67,9 @@ pub(super) struct Args {
     /// State of this agent; one agent per directory
     #[arg(long, value_name = "DIR", help_heading = "Agent", default_value = "/var/lib/flowlogd")]
     state_directory: PathBuf,
+    /// Go on in place of the agent that uses the state directory: it ends, and nothing is missed
+    #[arg(long, help_heading = "Agent")]
+    take_over: bool,
     /// Directory on a bpf file system below which counters outlive a killed agent [default: /sys/fs/bpf/flowlogd]
     #[arg(long, value_name = "DIR", help_heading = "Agent")]
     bpf_directory: Option<PathBuf>,
@@ -129,6 +132,7 @@ impl Args {
             subnet_cidrs: self.subnet_cidr.clone(),
             log_excluded: self.log_excluded.clone(),
             state_directory: self.state_directory.clone(),
+            take_over: self.take_over,
             bpf_directory: self.bpf_directory.clone(),
             flow_table_slots: self.flow_table_slots,
             overflow_slots: self.overflow_slots,

@@ -28,6 +28,7 @@ use nix::libc;
 use serde::{Deserialize, Serialize};
 
 use crate::capture::flow::Drained;
+use crate::fault;
 pub(crate) use format::Closing;
 use format::{Entry, FILE_HEADER_BYTES};
 pub(crate) use recover::{Recovered, Recovery};
@@ -41,6 +42,9 @@ pub(crate) struct Frame {
     pub(crate) epoch: u32,
     pub(crate) drained: Drained,
 }
+
+/// The generation of a frame that is no epoch: what a window has from the one before it.
+pub(crate) const CARRIED: u64 = 0;
 
 /// A window's file. In order of start.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -223,7 +227,9 @@ impl Journal {
             let mut file = options.open(&temporary)?;
             file.write_all(&header)?;
             file.sync_all()?;
+            fault::point("journal-made");
             fs::rename(&temporary, &path)?;
+            fault::point("journal-named");
             Ok(file)
         };
         let file = make().inspect_err(|_| drop(fs::remove_file(&temporary)));

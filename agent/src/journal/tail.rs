@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use crate::fault;
+
 /// What is asked of a file. A trait so that tests can have a disk that is full or breaks.
 pub(super) trait Medium {
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
@@ -48,6 +50,9 @@ impl<M: Medium> Tail<M> {
     pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.clean()?;
         self.is_clean = false;
+        fault::point_after("journal-half-written", || {
+            let _ = self.medium.write_all_at(&bytes[..bytes.len() / 2], self.len);
+        });
         let written = self.medium.write_all_at(bytes, self.len).and_then(|()| self.medium.sync_data());
         match written {
             Ok(()) => {

@@ -13,6 +13,7 @@ use flate2::{Compression, GzBuilder, write::GzEncoder};
 
 use super::{SinkError, key};
 use crate::encode;
+use crate::fault;
 use crate::identity::Identity;
 use crate::record::Batch;
 
@@ -88,6 +89,7 @@ impl DirectorySink {
         }
         for file in sealed {
             file.reveal()?;
+            fault::point("revealed");
         }
         Ok(records)
     }
