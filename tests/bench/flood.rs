@@ -51,11 +51,17 @@ fn bind(address: &str, first: u16, ports: u16) -> Result<Vec<UdpSocket>> {
 enum Load {
     Nothing,
     Empty,
+    NoVerdicts,
     Agent,
 }
 
-const LOADS: [(Load, &str); 3] =
-    [(Load::Nothing, "no program"), (Load::Empty, "empty program"), (Load::Agent, "flowlogd")];
+/// The flood ends in full sockets, so every packet is freed for a reason that the programs on drops look at.
+const LOADS: [(Load, &str); 4] = [
+    (Load::Nothing, "no program"),
+    (Load::Empty, "empty program"),
+    (Load::NoVerdicts, "flowlogd --no-verdicts"),
+    (Load::Agent, "flowlogd"),
+];
 
 /// How long this thread has waited for its CPU, which others on the machine may use; nothing where the kernel does not
 /// tell.
@@ -102,9 +108,13 @@ fn measure(pair: &Pair, load: Load, count: u64) -> Result<f64> {
             })?;
             flood(pair, FLOWS, count)
         }
-        Load::Agent => {
+        Load::NoVerdicts | Load::Agent => {
+            let mut options = Options::on(&["a0"]).interval(60);
+            if matches!(load, Load::NoVerdicts) {
+                options = options.args("--no-verdicts");
+            }
             let before = pair.a.device_packets("a0")?.1;
-            let agent = Agent::start(&pair.a, &Options::on(&["a0"]).interval(60))?;
+            let agent = Agent::start(&pair.a, &options)?;
             let rate = flood(pair, FLOWS, count)?;
             let sent = pair.a.device_packets("a0")?.1 - before;
             let stopped = agent.stop()?;
@@ -121,7 +131,7 @@ pub(crate) fn run(settings: &Settings) -> Result<Table> {
     let pair = Pair::new()?;
     let _full = FLOWS.full_sockets(&pair)?;
     flood(&pair, FLOWS, count / 10)?;
-    let mut nanoseconds: [Vec<f64>; 3] = Default::default();
+    let mut nanoseconds: [Vec<f64>; 4] = Default::default();
     for _ in 0..rounds {
         for (load, _) in LOADS {
             nanoseconds[load as usize].push(1e9 / measure(&pair, load, count)?);
