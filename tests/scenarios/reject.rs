@@ -214,6 +214,17 @@ fn no_false_reject() -> Result<()> {
         drop(full);
         Ok(())
     })?;
+    // And a checksum that is wrong, to somebody who listens.
+    let wrong = "import socket, struct, sys\n\
+                 raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP)\n\
+                 for _ in range(20): raw.sendto(struct.pack('!HHHH', 40000, 9002, 12, 0xdead) + b'abcd', (sys.argv[1], 0))";
+    path.c.enter(|| {
+        let listener = UdpSocket::bind((Path::C4, 9002))?;
+        listener.set_read_timeout(Some(Duration::from_millis(200)))?;
+        path.a.run(&["python3", "-c", wrong, Path::C4])?;
+        ensure!(listener.recv(&mut [0; 16]).is_err(), "a wrong checksum was delivered");
+        Ok(())
+    })?;
     path.a.wait_tcp_closed()?;
     for agent in agents {
         let stopped = agent.stop()?;
@@ -222,6 +233,7 @@ fn no_false_reject() -> Result<()> {
         ensure!(rejected.is_empty(), "{rejected:?}");
         let accepted = records::by_action(&stopped.records, "ACCEPT");
         ensure!(to_port(&accepted, 9001, true).packets == 2000, "{accepted:?}");
+        ensure!(to_port(&accepted, 9002, true) == Totals { packets: 20, bytes: 20 * 32 }, "{accepted:?}");
         ensure!(accepted.keys().any(|flow| flow.dport == 9 && flow.protocol == TCP), "{accepted:?}");
     }
     Ok(())

@@ -44,7 +44,7 @@ fn a_rate_limit_under_flood() -> Result<()> {
 /// All of a flood is refused in many windows of a second.
 #[test]
 fn everything_refused_over_windows() -> Result<()> {
-    const SENT: u64 = 1_000_000;
+    const SENT: u64 = 2_000_000;
     let pair = Pair::new()?;
     let rules = [("all", "udp dport 9000", "drop")];
     let firewall = Firewall::new(&pair.b, "type filter hook input priority 0", &rules)?;
