@@ -120,6 +120,10 @@ mod tests {
         let first = lock(directory.path()).unwrap();
         assert!(lock(directory.path()).is_err());
         let mut sleep = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        // The kernel lets us go on a little before the child has its name.
+        while fs::read_to_string(format!("/proc/{}/comm", sleep.id())).unwrap() != "sleep\n" {
+            thread::yield_now();
+        }
         fs::write(directory.path().join("lock"), format!("{}\n", sleep.id())).unwrap();
         let refused = take_over(directory.path()).unwrap_err();
         assert!(matches!(&refused, Failure::Run(why) if why.contains("which is sleep and no flowlogd")), "{refused:?}");
