@@ -147,6 +147,9 @@ fn now() -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
+/// Seconds after its end that a window may be closed and still end where it should.
+const LATE: i64 = 2;
+
 const NANOSECONDS: i64 = 1_000_000_000;
 
 /// Wall clock and monotonic clock, in nanoseconds.
@@ -196,14 +199,15 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
         looked: Instant::now(),
         durable,
     };
-    daemon.sync()?;
-    // After the attachment, so that no drop comes whose packet was not counted.
+    // Before the interfaces: a refused packet that was counted must not stay ACCEPT. One that was dropped before its
+    // interface was hooked finds no counterpart and is in no record.
     if daemon.settings.verdicts {
         match daemon.capture.watch_drops() {
             Ok(()) => daemon.verdicts = true,
             Err(why) => tracing::warn!("every record will be ACCEPT: {why}"),
         }
     }
+    daemon.sync()?;
     daemon.recover(recovery)?;
     daemon.say_ready(&sizes);
     let mut stop = false;
@@ -424,10 +428,20 @@ impl Daemon {
         let ended = now > last || now < start;
         if stop || ended {
             self.drain(0)?;
-            let pending = self.close(start, if ended { last } else { now });
             let (next, next_last) = window_at(now, self.settings.interval);
+            let late = now - last;
+            if ended && late > LATE {
+                // We were stopped, or waited for the destination: what was counted meanwhile keeps its times.
+                tracing::warn!(seconds = late, window = start, "the window ends late and is longer");
+            }
+            let end = match ended {
+                true if late > LATE => now - 1,
+                true => last,
+                false => now,
+            };
+            let pending = self.close(start, end);
             // Windows never overlap, unless the clock itself goes back.
-            self.window = (if now < start { now } else { next.max(start) }, next_last);
+            self.window = (if now < start { now } else { next.max(start).max(end + 1) }, next_last);
             if !stop {
                 self.begin();
             }

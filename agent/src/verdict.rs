@@ -119,21 +119,23 @@ fn add(flows: &mut HashMap<FlowKey, Flow>, flow: Flow) {
 /// The shortest IP header.
 const HEADER_LEN: u64 = 20;
 const HEADER6_LEN: u64 = 40;
+/// What every link carries whole (RFC 791, RFC 8200).
+const FITS: u64 = 576;
+const FITS6: u64 = 1280;
 /// In every IPv6 fragment, also the first.
 const FRAGMENT_HEADER_LEN: u64 = 8;
 
-/// Whether what would stay is only the headers of fragments that were dropped as one: the drops were larger than the
-/// packets that were counted, and nothing but headers is left of those.
+/// Whether what would stay is the headers of fragments that were dropped as one, to the byte: less strict, packets that
+/// were let through beside larger refused ones would be taken for such headers. Only datagrams that need not fit a link
+/// are fragmented at all.
 fn reassembled(flow: &Flow, dropped: &Flow) -> bool {
     let left = flow.packets.saturating_sub(dropped.packets);
-    let headers = if flow.key.src.is_ipv4() {
-        left * HEADER_LEN
+    let (headers, fits) = if flow.key.src.is_ipv4() {
+        (left * HEADER_LEN, FITS)
     } else {
-        left * HEADER6_LEN + flow.packets * FRAGMENT_HEADER_LEN
+        (left * HEADER6_LEN + flow.packets * FRAGMENT_HEADER_LEN, FITS6)
     };
-    let is_larger =
-        u128::from(dropped.bytes) * u128::from(flow.packets) > u128::from(flow.bytes) * u128::from(dropped.packets);
-    left > 0 && is_larger && flow.bytes <= dropped.bytes + headers
+    left > 0 && dropped.bytes > dropped.packets * fits && flow.bytes == dropped.bytes + headers
 }
 
 /// Moves as much of `dropped` as `flow` holds out of both.
@@ -249,6 +251,17 @@ mod tests {
         let mut flows = vec![flow(Verdict::Accept, 80, 6, 120)];
         Verdicts::default().apply(&mut flows, vec![dropped(80, 3, 60, true)]);
         assert_eq!(sorted(flows), [(Verdict::Accept, 80, 3, 60), (Verdict::Reject, 80, 3, 60)]);
+    }
+
+    #[test]
+    fn packets_let_through_beside_larger_refused_ones_stay() {
+        let mut of_v6 = flow(Verdict::Accept, 80, 2010, 2_088_400);
+        (of_v6.key.src, of_v6.key.dst) = ("fd00::1".parse().unwrap(), "fd00::2".parse().unwrap());
+        let mut refused = dropped(80, 2000, 2_080_000, true);
+        (refused.flow.key.src, refused.flow.key.dst) = (of_v6.key.src, of_v6.key.dst);
+        let mut flows = vec![of_v6];
+        Verdicts::default().apply(&mut flows, vec![refused]);
+        assert_eq!(sorted(flows), [(Verdict::Accept, 80, 10, 8_400), (Verdict::Reject, 80, 2000, 2_080_000)]);
     }
 
     #[test]
