@@ -12,7 +12,8 @@ use std::process::ExitCode;
 const EXAMPLES: &str = "\
 Examples:
   flowlogd run --max-aggregation-interval 60
-  flowlogd run --interface 'veth*' --log-destination-type directory --log-destination /var/lib/flowlogd/records
+  flowlogd run --interface 'veth*' --log-destination-type directory \\
+      --log-destination /var/lib/flowlogd/records
   flowlogd doctor
   flowlogd detach
 

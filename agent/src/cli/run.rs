@@ -13,8 +13,10 @@ const EXAMPLES: &str = "\
 Examples:
   flowlogd run --max-aggregation-interval 60
   flowlogd run --interface eth0 --account-id 123456789012 --region eu-west-1 \\
-      --log-destination-type directory --log-destination /var/lib/flowlogd/records
-  flowlogd run --interface 'veth*' --subnet 10.0.0.0/8 --vpc-cidr 10.0.0.0/16 --subnet-cidr 10.0.1.0/24";
+      --log-destination-type directory \\
+      --log-destination /var/lib/flowlogd/records
+  flowlogd run --interface 'veth*' --subnet 10.0.0.0/8 \\
+      --vpc-cidr 10.0.0.0/16 --subnet-cidr 10.0.1.0/24";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
