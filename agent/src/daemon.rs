@@ -2,21 +2,16 @@
 //! Knows no formats and no BPF. A window is closed only after its last epoch was drained.
 #![forbid(unsafe_code)]
 
-use crate::capture::flow::Drained;
 use crate::capture::interfaces::{self, Interface, Watch};
-use crate::capture::{self, Capture, DropReport, Generation, Hook, PinError, Pins, Sizes};
+use crate::capture::{Capture, DropReport, Hook, Sizes};
 use crate::cli::Failure;
-use crate::doctor;
 use crate::durable::Durable;
-use crate::fault;
-use crate::journal::{CARRIED, Closing, Frame, JournalError, Recovered, Recovery};
+use crate::journal::{CARRIED, Closing, Frame};
 use crate::pipeline::{Pending, Pipeline, Summary};
-use crate::select::Selection;
 use crate::sink::SinkError;
-use crate::state_lock::{self, HAND_OVER, StateLock};
+use crate::state_lock::HAND_OVER;
 use crate::wall::Wall;
 use crate::window::window_at;
-use ipnet::IpNet;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -24,123 +19,18 @@ use nix::sys::time::TimeValLike as _;
 use nix::time::ClockId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd as _;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+mod recover;
+mod start;
+
+pub(crate) use start::{Destination, Plan, Settings, plan, possible_cpus};
 
 /// How often tables are looked at for an early drain, and the longest wait for a signal.
 const TICK: Duration = Duration::from_millis(50);
 
 /// How often the programs are looked for on their interfaces.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// Where records go.
-#[derive(Clone, Debug)]
-pub(crate) enum Destination {
-    Stdout,
-    Directory(PathBuf),
-}
-
-/// A validated command line.
-#[derive(Clone, Debug)]
-pub(crate) struct Settings {
-    pub(crate) selection: Selection,
-    pub(crate) traffic_type: String,
-    /// Ask the kernel for its verdicts.
-    pub(crate) verdicts: bool,
-    pub(crate) interval: u32,
-    pub(crate) destination: Destination,
-    pub(crate) account_id: Option<String>,
-    pub(crate) region: Option<String>,
-    pub(crate) interface_ids: BTreeMap<String, String>,
-    pub(crate) vpc_cidrs: Vec<IpNet>,
-    pub(crate) subnet_cidrs: Vec<IpNet>,
-    pub(crate) log_excluded: Vec<String>,
-    pub(crate) state_directory: PathBuf,
-    /// From an agent that runs.
-    pub(crate) take_over: bool,
-    /// `None`: the usual one, if it can be used.
-    pub(crate) bpf_directory: Option<PathBuf>,
-    pub(crate) flow_table_slots: Option<u32>,
-    pub(crate) overflow_slots: Option<u32>,
-    pub(crate) hold_drain: bool,
-    /// `None`: the best one that the kernel has.
-    pub(crate) hook: Option<Hook>,
-}
-
-/// What is needed to run; making it touched only the destination and the state directory, whose lock it holds.
-pub(crate) struct Plan {
-    settings: Settings,
-    pipeline: Pipeline,
-    machine_id: String,
-    lock: StateLock,
-    pins: Option<Pins>,
-}
-
-/// Checks the settings against this host and its privileges.
-pub(crate) fn plan(settings: Settings) -> Result<Plan, Failure> {
-    let all = interfaces::list().map_err(crate::capture::Error::from)?;
-    if let Some(name) = settings.selection.unknown_name(&all) {
-        return Err(Failure::Usage(format!("invalid value '{name}' for '--interface': no such interface")));
-    }
-    let missing = doctor::missing_capabilities();
-    if !missing.is_empty() {
-        let why = format!("missing {}: run as root, or see flowlogd doctor", missing.join(", "));
-        return Err(Failure::Run(why));
-    }
-    // Before a running agent is asked to leave.
-    let stages = crate::assemble::check(&settings)?;
-    // Before the destination is opened: opening it removes what a crashed run left half-written, and that must not be
-    // what a running agent is writing.
-    let directory = &settings.state_directory;
-    let lock = if settings.take_over { state_lock::take_over(directory) } else { state_lock::lock(directory) }?;
-    let pins = pins(settings.bpf_directory.as_deref())?;
-    let machine_id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned();
-    let pipeline = crate::assemble::pipeline(stages, &settings, &machine_id)?;
-    Ok(Plan { settings, pipeline, machine_id, lock, pins })
-}
-
-/// Where the kernel side is to outlive us. Without such a place the agent works as well, until it is killed.
-fn pins(directory: Option<&Path>) -> Result<Option<Pins>, Failure> {
-    let path = directory.unwrap_or(Path::new(capture::DEFAULT_DIRECTORY));
-    match Pins::open(path) {
-        Ok(pins) => Ok(Some(pins)),
-        Err(error @ PinError::InUse) if directory.is_some() => {
-            Err(Failure::Run(format!("--bpf-directory '{}': {error}", path.display())))
-        }
-        Err(error) if directory.is_some() => {
-            Err(Failure::Usage(format!("invalid value '{}' for '--bpf-directory': {error}", path.display())))
-        }
-        Err(error) => {
-            tracing::warn!("cannot pin below {}: {error}; counters will not survive a restart", path.display());
-            Ok(None)
-        }
-    }
-}
-
-/// CPUs that may ever come up: per-CPU tables need a part for each.
-pub(crate) fn possible_cpus() -> u32 {
-    aya::util::nr_cpus().ok().and_then(|n| u32::try_from(n).ok()).unwrap_or(1)
-}
-
-fn ram_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib =
-        text.lines().find_map(|line| line.strip_prefix("MemTotal:")).and_then(|rest| rest.split_whitespace().next());
-    kib.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(1 << 20) * 1024
-}
-
-fn sizes(settings: &Settings) -> Sizes {
-    let mut sizes = Sizes::for_machine(possible_cpus(), ram_bytes());
-    if let Some(slots) = settings.flow_table_slots {
-        sizes = sizes.with_slots(slots);
-    }
-    sizes.overflow = settings.overflow_slots.unwrap_or(sizes.overflow);
-    sizes
-}
-
-fn said(error: JournalError) -> Failure {
-    Failure::Run(error.to_string())
-}
 
 fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -172,7 +62,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     lock.sign();
     let (durable, recovery) = Durable::open(&settings.state_directory);
     let watch = Watch::new().map_err(io("watch interfaces"))?;
-    let sizes = sizes(&settings);
+    let sizes = start::sizes(&settings);
     let mut capture = match pins {
         Some(pins) => Capture::open_pinned(sizes, pins)?,
         None => Capture::open(sizes)?,
@@ -305,90 +195,6 @@ impl Daemon {
             }
         }
         Ok(())
-    }
-
-    /// Takes up what a former agent left: windows in its journal, and counters in the kernel.
-    fn recover(&mut self, recovery: Recovery) -> Result<(), Failure> {
-        let windows = recovery.windows;
-        let mut journalled = BTreeSet::new();
-        for window in &windows {
-            for frame in window.frames().map_err(said)?.filter_map(Result::ok) {
-                journalled.insert((frame.generation, frame.epoch));
-            }
-        }
-        // The last one goes on, if it was not closed and no index is another interface's now; its end is the present
-        // window's.
-        let goes_on = |window: &Recovered| {
-            let is_same = |(index, id): (&u32, &String)| self.tracked.get(index).is_none_or(|now| now == id);
-            window.closed.is_none() && window.names.iter().all(is_same)
-        };
-        let (open, complete) = match windows.split_last() {
-            Some((last, rest)) if goes_on(last) => (Some(last), rest),
-            _ => (None, windows.as_slice()),
-        };
-        let mut has_carried = false;
-        if let Some(window) = open {
-            self.durable.resume(window);
-            self.window.0 = window.window.0.min(self.window.0);
-            self.pipeline.know_strangers(&window.names);
-            for mut frame in window.frames().map_err(said)?.filter_map(Result::ok) {
-                has_carried |= frame.generation == CARRIED;
-                self.pipeline.rename_former(&mut frame.drained, &window.names, &self.tracked);
-                self.pipeline.absorb_frame(frame);
-            }
-            tracing::info!(window = window.window.0, "going on with a former agent's window");
-        } else {
-            self.durable.begin(self.window);
-        }
-        self.durable.name(&self.tracked);
-        self.adopt(&journalled)?;
-        // Only now: when their files are gone, nothing tells that an epoch which the kernel still has was published.
-        for (at, window) in complete.iter().enumerate() {
-            let (end, statuses) = match &window.closed {
-                Some(closing) => (closing.end, Some(closing.statuses.clone())),
-                None => (window.window.1.min(now()).max(window.window.0), None),
-            };
-            let frames = window.frames().map_err(said)?.filter_map(Result::ok);
-            let (mut pending, left) = self.pipeline.replay(frames, (window.window.0, end), &window.names, statuses);
-            (pending.number, pending.file) = (window.number, Some(window.id));
-            // The other ones' next windows have it, or the present one if its agent had begun it.
-            if let Some(left) = left.filter(|_| at + 1 == complete.len() && !has_carried) {
-                self.keep_former(CARRIED, 0, left, &window.names);
-            }
-            tracing::info!(window = window.window.0, "publishing what a former agent could not");
-            self.publish(pending, false)?;
-            fault::point("republished");
-        }
-        Ok(())
-    }
-
-    /// Takes over what a former agent left counting, but for epochs that are in its journal.
-    fn adopt(&mut self, journalled: &BTreeSet<(u64, u32)>) -> Result<(), Failure> {
-        let is_known = |generation: Generation, epoch| journalled.contains(&(generation.0, epoch));
-        for old in self.capture.adopt(is_known)? {
-            let packets: u64 = old.drained.totals.iter().map(|totals| totals.seen.packets).sum();
-            tracing::info!(generation = %old.generation, epoch = old.epoch, packets, "took over a former agent's counters");
-            let id = |name: &String| {
-                let given = self.settings.interface_ids.get(name).cloned();
-                given.unwrap_or_else(|| crate::identity::interface_id(&self.machine_id, name))
-            };
-            let names = old.interfaces.iter().map(|(index, name)| (*index, id(name))).collect();
-            self.keep_former(old.generation.0, old.epoch, old.drained, &names);
-            fault::point("adopted");
-        }
-        // Every epoch is in the journal, or in memory where there is none.
-        self.capture.release_old();
-        fault::point("released");
-        Ok(())
-    }
-
-    /// Into the present window and its journal, where it goes by the names that its interfaces had.
-    fn keep_former(&mut self, generation: u64, epoch: u32, mut drained: Drained, names: &BTreeMap<u32, String>) {
-        self.pipeline.rename_former(&mut drained, names, &self.tracked);
-        self.durable.name(self.pipeline.strangers());
-        let frame = Frame { generation, epoch, drained };
-        self.durable.append(&frame);
-        self.pipeline.absorb_frame(frame);
     }
 
     /// A new window's journal, with the names that its flows will go by, and with what it has from the one before it.
