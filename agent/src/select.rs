@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use wildmatch::WildMatch;
 
 /// What the user asked for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Selection {
     /// Names and globs. With `subnets` empty and this empty too: every interface that holds an address.
     pub(crate) globs: Vec<String>,
