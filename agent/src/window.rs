@@ -1,6 +1,7 @@
-//! Aggregation windows: collects drains, closes them into one flow per key, and finds NODATA and SKIPDATA.
+//! Aggregation windows: collects drains, closes them into one flow per key, and finds interfaces
+//! that had traffic or are short of some.
 //! Must not know of clocks, interface names, files or exclusions.
-//! Always: start <= first <= last <= end, one flow per key, and never NODATA beside a flow of the same interface.
+//! Always: start <= first <= last <= end, one flow per key.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +10,6 @@ use std::hash::BuildHasher;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::capture::flow::{Direction, Drained, Dropped, Flow, FlowKey, InterfaceTotals, Total};
-use crate::record::Status;
 
 /// Flows waiting beyond the first batch before they are merged early, so that many drains in a long window cannot
 /// fill the memory.
@@ -193,44 +193,24 @@ pub(crate) fn sum_error(closed: &Closed, excluded: Total, unseen: Total) -> (i12
     (packets, bytes)
 }
 
-/// Remembers which interfaces ever had traffic: AWS writes nothing at all before an interface's first traffic.
-#[derive(Default)]
-pub(crate) struct Activity {
-    known: BTreeSet<u32>,
+/// Interfaces with flows. Traffic that is excluded is no traffic to a flow log.
+pub(crate) fn active(closed: &Closed) -> BTreeSet<u32> {
+    let mut active = BTreeSet::new();
+    let mut last = None;
+    for flow in &closed.flows {
+        // Neighbours are mostly of one interface; saves a lookup for each of a million flows.
+        if last.replace(flow.key.ifindex) != Some(flow.key.ifindex) {
+            active.insert(flow.key.ifindex);
+        }
+    }
+    active
 }
 
-impl Activity {
-    /// NODATA and SKIPDATA of one window, by ifindex. Traffic is what `closed.flows` holds, so excluded traffic alone
-    /// is NODATA (AWS does not say; it is no traffic to a flow log). SKIPDATA stands beside the normal lines, for AWS
-    /// writes one for many lost flows; NODATA never stands beside anything.
-    /// `gaps`: interfaces whose packets nobody counted for a while.
-    pub(crate) fn judge(
-        &mut self,
-        closed: &Closed,
-        tracked: &BTreeSet<u32>,
-        gaps: &BTreeSet<u32>,
-    ) -> Vec<(u32, Status)> {
-        let mut active: BTreeSet<u32> = BTreeSet::new();
-        let mut last = None;
-        for flow in &closed.flows {
-            // Neighbours are mostly of one interface; saves a lookup for each of a million flows.
-            if last.replace(flow.key.ifindex) != Some(flow.key.ifindex) {
-                active.insert(flow.key.ifindex);
-            }
-        }
-        let is_short = |totals: &&InterfaceTotals| totals.skipped.packets + totals.drops_skipped.packets > 0;
-        let mut skipped: BTreeSet<u32> = closed.totals.iter().filter(is_short).map(|totals| totals.ifindex).collect();
-        skipped.extend(gaps);
-        active.extend(&skipped);
-
-        let mut statuses: Vec<_> = skipped.iter().map(|&ifindex| (ifindex, Status::SkipData)).collect();
-        let silent = self.known.iter().filter(|ifindex| tracked.contains(ifindex) && !active.contains(ifindex));
-        statuses.extend(silent.map(|&ifindex| (ifindex, Status::NoData)));
-
-        self.known.extend(active);
-        self.known.retain(|ifindex| tracked.contains(ifindex));
-        statuses
-    }
+/// Interfaces with packets that are in no flow. `gaps`: whose packets nobody counted for a while.
+pub(crate) fn skipped(closed: &Closed, gaps: &BTreeSet<u32>) -> BTreeSet<u32> {
+    let is_short = |totals: &&InterfaceTotals| totals.skipped.packets + totals.drops_skipped.packets > 0;
+    let short = closed.totals.iter().filter(is_short).map(|totals| totals.ifindex);
+    short.chain(gaps.iter().copied()).collect()
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ fn frame(epoch: u32, flows: u32) -> Frame {
 }
 
 fn closing(end: i64) -> Closing {
-    Closing { end, statuses: vec![(3, Status::NoData)] }
+    Closing { end, ends: true, gaps: BTreeSet::from([3]), known: BTreeSet::from([2, 3]) }
 }
 
 fn frames(recovered: &Recovered) -> Vec<Frame> {

@@ -1,0 +1,261 @@
+//! One flow log's windows: made of slices, ended on its own grid, put into its spool.
+//! Must not know of drains, journals' contents or destinations.
+//! Always: a window is in the spool once, also when its slices are replayed; its journals are released only then.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::capture::flow::{Drained, Flow};
+use crate::deliver::Delivery;
+use crate::emit;
+use crate::flow_log::FlowLog;
+use crate::journal::WindowId;
+use crate::pipeline::Slice;
+use crate::record::{Batch, Status};
+use crate::spool::{Spool, SpoolError};
+use crate::window::{Windows, window_at};
+
+/// Flows of windows that wait for their spool: about 300 MB.
+const WAITING_FLOWS_MAX: usize = 4_000_000;
+
+pub(crate) struct Subscription {
+    log: Arc<FlowLog>,
+    account_id: String,
+    spool: Arc<Spool>,
+    delivery: Delivery,
+    open: Option<Open>,
+    /// Ended windows that could not be spooled, oldest first. Empty but for a full or broken disk.
+    waiting: VecDeque<(Ended, Vec<Flow>)>,
+    /// Replayed windows up to the one of this number are in the spool, or were.
+    known_through: Option<u64>,
+}
+
+/// The window that goes on.
+struct Open {
+    ended: Ended,
+    /// Flows of all its slices, but for a window of one slice.
+    windows: Windows,
+    is_empty: bool,
+    active: BTreeSet<u32>,
+    skipped: BTreeSet<u32>,
+    known: BTreeSet<u32>,
+}
+
+/// A window but for its flows.
+#[derive(Default)]
+struct Ended {
+    start: i64,
+    end: i64,
+    /// Its last slice's.
+    number: u64,
+    /// ifindex to interface id, of what the flow log covers.
+    interface_ids: BTreeMap<u32, String>,
+    statuses: Vec<(u32, Status)>,
+    files: Vec<WindowId>,
+}
+
+/// What a flow log made of a slice.
+#[derive(Default)]
+pub(crate) struct Taken {
+    pub(crate) records: u64,
+    pub(crate) lost_records: u64,
+    /// Slices that it needs no longer.
+    pub(crate) released: Vec<WindowId>,
+    pub(crate) error: Option<String>,
+}
+
+impl Subscription {
+    pub(crate) fn new(log: Arc<FlowLog>, account_id: String, spool: Arc<Spool>, delivery: Delivery) -> Self {
+        Self { log, account_id, spool, delivery, open: None, waiting: VecDeque::new(), known_through: None }
+    }
+
+    pub(crate) fn log(&self) -> &FlowLog {
+        &self.log
+    }
+
+    pub(crate) fn delivery(&self) -> &Delivery {
+        &self.delivery
+    }
+
+    /// Id, spool directory and spool.
+    pub(crate) fn place(&self) -> (String, PathBuf, Arc<Spool>) {
+        (self.log.id.clone(), self.spool.directory().to_owned(), Arc::clone(&self.spool))
+    }
+
+    pub(crate) fn into_delivery(self) -> Delivery {
+        self.delivery
+    }
+
+    /// Windows that could not be spooled.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.waiting.len() as u64
+    }
+
+    /// Slices of these numbers will be replayed, oldest first. Slices are forgotten in order: if the newest spooled window
+    /// is none of them, all came after it.
+    pub(crate) fn expect_replay(&mut self, numbers: &[u64]) {
+        self.known_through = self.spool.last().filter(|last| numbers.contains(last));
+    }
+
+    pub(crate) fn take(&mut self, slice: &Slice) -> Taken {
+        let interval = self.log.interval;
+        let mut taken = Taken::default();
+        // A window never spans two places of its grid, however long nobody ran.
+        let is_other = |open: &Open| window_at(open.ended.start, interval) != window_at(slice.start, interval);
+        if self.open.as_ref().is_some_and(is_other) {
+            taken = self.end();
+        }
+        let mut open = self.open.take().unwrap_or_else(|| Open::new(slice.start));
+        open.note(slice, &self.log);
+        let is_complete = slice.ends || slice.end >= window_at(slice.start, interval).1;
+        if is_complete && open.is_empty {
+            // A window of one slice: nothing is copied.
+            self.put(open.finish(), &slice.flows, &mut taken);
+            return taken;
+        }
+        open.collect(slice, &self.log);
+        self.open = Some(open);
+        if is_complete {
+            taken.add(self.end());
+        }
+        taken
+    }
+
+    /// Ends the open window where it is.
+    pub(crate) fn end(&mut self) -> Taken {
+        let mut taken = Taken::default();
+        if let Some(mut open) = self.open.take() {
+            let flows = open.windows.close(open.ended.start, open.ended.end).flows;
+            self.put(open.finish(), &flows, &mut taken);
+        }
+        taken
+    }
+
+    /// Spools a window, after those that wait.
+    fn put(&mut self, mut ended: Ended, flows: &[Flow], taken: &mut Taken) {
+        if let Some(last) = self.known_through {
+            if ended.number == last {
+                self.known_through = None;
+            }
+            taken.released.append(&mut ended.files);
+            return;
+        }
+        self.retry(taken);
+        let spooled = if self.waiting.is_empty() { self.spool(&ended, flows) } else { Err(None) };
+        match spooled {
+            Ok(records) => {
+                taken.records += records;
+                taken.released.append(&mut ended.files);
+            }
+            Err(error) => {
+                taken.error = error.map(|error| error.to_string()).or(taken.error.take());
+                let admits = |flow: &&Flow| {
+                    self.log.traffic_type.admits(flow) && ended.interface_ids.contains_key(&flow.key.ifindex)
+                };
+                self.waiting.push_back((ended, flows.iter().filter(admits).copied().collect()));
+                self.bound(taken);
+            }
+        }
+    }
+
+    fn retry(&mut self, taken: &mut Taken) {
+        while let Some((ended, flows)) = self.waiting.front() {
+            match self.spool(ended, flows) {
+                Ok(records) => taken.records += records,
+                Err(error) => {
+                    taken.error = error.map(|error| error.to_string());
+                    return;
+                }
+            }
+            taken.released.extend(self.waiting.pop_front().into_iter().flat_map(|(ended, _)| ended.files));
+        }
+    }
+
+    /// Memory is bounded: only when the bound is passed is the oldest given up, and that is counted.
+    fn bound(&mut self, taken: &mut Taken) {
+        while self.waiting.iter().map(|(_, flows)| flows.len()).sum::<usize>() > WAITING_FLOWS_MAX {
+            let Some((ended, flows)) = self.waiting.pop_front() else { break };
+            taken.lost_records += (flows.len() + ended.statuses.len()) as u64;
+            taken.released.extend(ended.files);
+        }
+    }
+
+    /// What could not be spooled is lost with the flow log.
+    pub(crate) fn give_up(&mut self) -> Taken {
+        let mut taken = Taken::default();
+        for (ended, flows) in self.waiting.drain(..) {
+            taken.lost_records += (flows.len() + ended.statuses.len()) as u64;
+            taken.released.extend(ended.files);
+        }
+        taken
+    }
+
+    fn spool(&self, ended: &Ended, flows: &[Flow]) -> Result<u64, Option<SpoolError>> {
+        let batch = Batch {
+            account_id: &self.account_id,
+            number: ended.number,
+            start: ended.start,
+            end: ended.end,
+            traffic_type: self.log.traffic_type,
+            flows,
+            statuses: &ended.statuses,
+            interface_ids: &ended.interface_ids,
+        };
+        let records = emit::spool(&self.log, &batch, &self.spool)?;
+        self.delivery.wake();
+        Ok(records)
+    }
+}
+
+impl Open {
+    fn new(start: i64) -> Self {
+        let (windows, active, skipped, known) = Default::default();
+        Self { ended: Ended { start, ..Ended::default() }, windows, is_empty: true, active, skipped, known }
+    }
+
+    fn note(&mut self, slice: &Slice, log: &FlowLog) {
+        let Self { ended, active, skipped, known, .. } = self;
+        ended.end = slice.end;
+        ended.number = slice.number;
+        ended.files.extend(slice.file);
+        let covered = slice.names.iter().filter(|(_, named)| log.selection.covers(named));
+        ended.interface_ids.extend(covered.map(|(&ifindex, named)| (ifindex, named.id.clone())));
+        active.extend(&slice.active);
+        skipped.extend(&slice.skipped);
+        known.clone_from(&slice.known);
+    }
+
+    /// Only what the flow log wants.
+    fn collect(&mut self, slice: &Slice, log: &FlowLog) {
+        let ids = &self.ended.interface_ids;
+        let is_wanted = |flow: &&Flow| log.traffic_type.admits(flow) && ids.contains_key(&flow.key.ifindex);
+        let flows = slice.flows.iter().filter(is_wanted).copied().collect();
+        self.windows.absorb(Drained { batches: vec![flows], ..Drained::default() });
+        self.is_empty = false;
+    }
+
+    /// SKIPDATA stands beside the normal lines, for AWS writes one for many lost flows; NODATA never stands beside
+    /// anything, and speaks of the interface's traffic and not of the traffic type's.
+    fn finish(self) -> Ended {
+        let Self { mut ended, active, skipped, known, .. } = self;
+        let is_covered = |ifindex: &&u32| ended.interface_ids.contains_key(ifindex);
+        let silent = known.iter().filter(|ifindex| !active.contains(ifindex) && !skipped.contains(ifindex));
+        let no_data = silent.filter(is_covered).map(|&ifindex| (ifindex, Status::NoData));
+        let mut statuses: Vec<_> =
+            skipped.iter().filter(is_covered).map(|&ifindex| (ifindex, Status::SkipData)).collect();
+        statuses.extend(no_data);
+        ended.statuses = statuses;
+        ended
+    }
+}
+
+impl Taken {
+    fn add(&mut self, mut other: Self) {
+        self.records += other.records;
+        self.lost_records += other.lost_records;
+        self.released.append(&mut other.released);
+        self.error = other.error.or(self.error.take());
+    }
+}
