@@ -7,6 +7,7 @@ use crate::capture::{Capture, DropReport, Hook, Sizes};
 use crate::cli::Failure;
 use crate::durable::Durable;
 use crate::config::Host;
+use crate::deliver::Delivery;
 use crate::journal::{CARRIED, Frame};
 use crate::pipeline::{Pipeline, Slice, Summary};
 use crate::select::Named;
@@ -392,13 +393,13 @@ impl Daemon {
 
     /// Why going on makes no sense: nobody reads what we write.
     fn fatal(&self) -> Option<String> {
-        let faults = self.pipeline.subscriptions.iter().filter_map(|one| one.delivery().fatal());
+        let faults = self.pipeline.subscriptions.iter().filter_map(|one| one.delivery()?.fatal());
         faults.map(|fault| fault.message).next()
     }
 
     /// Leaves what is not delivered to the next agent.
     fn stop_deliveries(self) {
-        self.pipeline.subscriptions.into_iter().for_each(|one| one.into_delivery().stop());
+        self.pipeline.subscriptions.into_iter().filter_map(Subscription::into_delivery).for_each(Delivery::stop);
         self.leftovers.stop();
     }
 
@@ -410,9 +411,10 @@ impl Daemon {
         std::thread::scope(|scope| {
             let finish = |one: Subscription| {
                 let id = one.log().id.clone();
-                scope.spawn(move || (id, one.into_delivery().finish(deadline)))
+                let delivery = one.into_delivery()?;
+                Some(scope.spawn(move || (id, delivery.finish(deadline))))
             };
-            let finishing: Vec<_> = self.pipeline.subscriptions.into_iter().map(finish).collect();
+            let finishing: Vec<_> = self.pipeline.subscriptions.into_iter().filter_map(finish).collect();
             for (id, finished) in finishing.into_iter().filter_map(|thread| thread.join().ok()) {
                 if let Some(fault) = &finished.fatal {
                     fatal = Some(fault.message.clone());

@@ -268,6 +268,14 @@ fn carried(verdicts: &Verdicts) -> Option<Drained> {
 const STRANGERS_FROM: u32 = 1 << 31;
 
 impl Slice {
+    /// Only flows of interfaces.
+    #[cfg(test)]
+    pub(crate) fn of(start: i64, end: i64, flows: Vec<Flow>, names: BTreeMap<u32, Named>) -> Self {
+        let (active, skipped, gaps, known, summary) = Default::default();
+        let (number, file, ends) = (0, None, false);
+        Self { start, end, number, file, ends, flows, names, active, skipped, gaps, known, summary }
+    }
+
     /// What its journal says of its end.
     pub(crate) fn closing(&self) -> Closing {
         Closing { end: self.end, ends: self.ends, gaps: self.gaps.clone(), known: self.known.clone() }
@@ -312,11 +320,13 @@ fn summarize(closed: &Closed, excluded_by: [Total; exclude::COUNT], verdicts: Ou
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::flow::{Direction, FlowKey, InterfaceTotals};
-    use crate::sink::DirectorySink;
-    use flate2::read::GzDecoder;
-    use std::io::Read;
+    use crate::capture::flow::{Direction, FlowKey, InterfaceTotals, Verdict};
+    use crate::flow_log::{Destination, FlowLog, TrafficType};
+    use crate::format::Format;
+    use crate::select::Selection;
+    use crate::spool::Spool;
     use std::path::Path;
+    use std::sync::Arc;
 
     fn flow(ifindex: u32, verdict: Verdict, dst: &str) -> Flow {
         let key = FlowKey {
@@ -351,62 +361,73 @@ mod tests {
     }
 
     fn pipeline(root: &Path, traffic_type: TrafficType) -> Pipeline {
-        let identity = Identity::new(None, None).unwrap();
-        let sink = Sink::Directory(DirectorySink::create(root.to_owned(), &identity, "fl-1").unwrap());
-        Pipeline::new(Settings::new(&[], &[], &[]).unwrap(), traffic_type, identity, sink)
-    }
-
-    fn close(pipeline: &mut Pipeline, start: i64, end: i64, tracked: &BTreeMap<u32, String>) -> Summary {
-        let mut pending = pipeline.close(start, end, tracked, &BTreeSet::new());
-        pending.number = start.cast_unsigned();
-        pipeline.publish(pending)
-    }
-
-    fn tracked(ifindexes: &[u32]) -> BTreeMap<u32, String> {
-        ifindexes.iter().map(|&ifindex| (ifindex, format!("eni-{ifindex}"))).collect()
-    }
-
-    /// Lines of all objects without headers, sorted.
-    fn lines(root: &Path) -> Vec<String> {
-        let mut lines = Vec::new();
-        let Ok(day) = std::fs::read_dir(root.join("AWSLogs/000000000000/vpcflowlogs/on-prem-1/1970/01/01")) else {
-            return lines;
+        let log = FlowLog {
+            id: "fl-1".to_owned(),
+            selection: Selection { globs: vec!["*".to_owned()], subnets: Vec::new() },
+            traffic_type,
+            interval: 60,
+            format: Format::default(),
+            destination: Destination::Stdout,
+            tags: BTreeMap::new(),
+            spool_bytes_max: 1 << 20,
         };
-        for entry in day {
-            let mut text = String::new();
-            let file = std::fs::File::open(entry.unwrap().path()).unwrap();
-            GzDecoder::new(file).read_to_string(&mut text).unwrap();
-            lines.extend(text.lines().skip(1).map(str::to_owned));
-        }
+        let spool = Spool::open(root, log.spool_bytes_max).unwrap();
+        let subscription = Subscription::new(Arc::new(log), "000000000000".to_owned(), Arc::new(spool));
+        Pipeline::new(Settings::new(&[], &[], &[]).unwrap(), vec![subscription])
+    }
+
+    fn close(pipeline: &mut Pipeline, start: i64, end: i64, tracked: &BTreeMap<u32, Named>) -> Summary {
+        let mut slice = pipeline.close((start, end), tracked, BTreeSet::new(), false);
+        slice.number = start.cast_unsigned();
+        pipeline.publish(&slice)
+    }
+
+    fn tracked(ifindexes: &[u32]) -> BTreeMap<u32, Named> {
+        let named = |ifindex: u32| Named {
+            id: format!("eni-{ifindex}"),
+            name: format!("eth{ifindex}"),
+            addresses: None,
+            loopback: false,
+        };
+        ifindexes.iter().map(|&ifindex| (ifindex, named(ifindex))).collect()
+    }
+
+    /// All lines in the spool, sorted.
+    fn lines(root: &Path) -> Vec<String> {
+        let spool = Spool::open(root, 1 << 20).unwrap();
+        let blocks = spool.segments().into_iter().flat_map(|segment| spool.read(segment.id).unwrap());
+        let text: String = blocks.map(|block| String::from_utf8(block.unwrap().text().unwrap()).unwrap()).collect();
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
         lines.sort();
         lines
     }
 
-    type Figures = (u64, u64, u64, u64, [Total; 3], [Total; exclude::COUNT], (i128, i128), u64);
+    type Figures = (u64, u64, [Total; 3], [Total; exclude::COUNT], (i128, i128));
 
     fn figures(s: &Summary) -> Figures {
         assert!(s.error.is_none());
-        let totals = [s.seen, s.skipped, s.excluded];
-        (s.records, s.flows, s.nodata, s.unnamed, totals, s.excluded_by, s.sum_error, s.waiting)
+        (s.records, s.unnamed, [s.seen, s.skipped, s.excluded], s.excluded_by, s.sum_error)
     }
 
     #[test]
-    fn a_window_waits_for_its_sink() {
+    fn a_window_waits_for_room() {
         let root = tempfile::tempdir().unwrap();
-        let mut pipeline = pipeline(root.path(), TrafficType::All);
-        // A file where the year's folder should be: no object can be made.
-        let year = root.path().join("AWSLogs/000000000000/vpcflowlogs/on-prem-1/1970");
-        std::fs::write(&year, "").unwrap();
+        let directory = root.path().join("spool");
+        let mut pipeline = pipeline(&directory, TrafficType::All);
+        // Nothing can be made in a directory that is none.
+        std::fs::rename(&directory, root.path().join("away")).unwrap();
+        std::fs::write(&directory, "").unwrap();
         for (start, waiting) in [(0, 1), (60, 2)] {
             pipeline.absorb(drained(vec![flow(1, Verdict::Accept, "10.0.0.9")], 0));
             let got = close(&mut pipeline, start, start + 59, &tracked(&[1]));
             assert_eq!((got.records, got.waiting, got.error.is_some(), got.lost_records), (0, waiting, true, 0));
         }
-        std::fs::remove_file(&year).unwrap();
+        std::fs::remove_file(&directory).unwrap();
+        std::fs::rename(root.path().join("away"), &directory).unwrap();
         let got = close(&mut pipeline, 120, 179, &tracked(&[1]));
         assert_eq!((got.records, got.waiting, got.error.is_none()), (3, 0, true));
         assert_eq!(
-            lines(root.path()),
+            lines(&directory),
             [
                 "2 000000000000 eni-1 - - - - - - - 120 179 - NODATA",
                 "2 000000000000 eni-1 10.0.0.1 10.0.0.9 5000 53 17 1 60 5 6 ACCEPT OK",
@@ -433,7 +454,6 @@ mod tests {
         excluded_by[0] = Total { packets: 1, bytes: 60 };
         let want = Summary {
             records: 2,
-            flows: 2,
             unnamed: 1,
             seen: Total { packets: 4, bytes: 240 },
             excluded: excluded_by[0],
@@ -463,9 +483,46 @@ mod tests {
     fn excluded_traffic_alone_is_no_data_but_not_first_traffic() {
         let root = tempfile::tempdir().unwrap();
         let mut pipeline = pipeline(root.path(), TrafficType::All);
-        for (dst, nodata) in [("169.254.169.253", 0), ("10.0.0.9", 0), ("169.254.169.253", 1)] {
+        for (dst, records) in [("169.254.169.253", 0), ("10.0.0.9", 1), ("169.254.169.253", 1)] {
             pipeline.absorb(drained(vec![flow(1, Verdict::Accept, dst)], 0));
-            assert_eq!(close(&mut pipeline, 0, 59, &tracked(&[1])).nodata, nodata);
+            assert_eq!(close(&mut pipeline, 0, 59, &tracked(&[1])).records, records);
+        }
+        assert!(lines(root.path())[0].ends_with("0 59 - NODATA"));
+    }
+
+    #[test]
+    fn statuses_over_time() {
+        type Row = (&'static [u32], &'static [u32], &'static [u32], &'static [&'static str]);
+        let rows: [Row; 9] = [
+            // (flows on, gaps on, tracked, statuses)
+            (&[], &[], &[1, 2], &[]),
+            (&[1], &[], &[1, 2], &[]),
+            (&[], &[], &[1, 2], &["eni-1 NODATA"]),
+            (&[1], &[1], &[1, 2], &["eni-1 SKIPDATA"]),
+            (&[1], &[2], &[1, 2], &["eni-2 SKIPDATA"]),
+            (&[], &[], &[1, 2], &["eni-1 NODATA", "eni-2 NODATA"]),
+            (&[], &[], &[2], &["eni-2 NODATA"]),
+            // Came back: a new interface, so nothing before its first traffic.
+            (&[2], &[], &[1, 2], &[]),
+            (&[], &[], &[1, 2], &["eni-2 NODATA"]),
+        ];
+        let root = tempfile::tempdir().unwrap();
+        let mut pipeline = pipeline(root.path(), TrafficType::All);
+        for (at, (flows, gaps, ifindexes, want)) in rows.into_iter().enumerate() {
+            let flows = flows.iter().map(|&ifindex| flow(ifindex, Verdict::Accept, "10.0.0.9")).collect();
+            pipeline.absorb(drained(flows, 0));
+            let start = 60 * at as i64;
+            let gaps = gaps.iter().copied().collect();
+            let slice = pipeline.close((start, start + 59), &tracked(ifindexes), gaps, false);
+            pipeline.publish(&slice);
+            let ours = format!(" {start} {} - ", start + 59);
+            let lines = lines(root.path());
+            let statuses = lines.iter().filter(|line| line.contains(&ours));
+            let got: Vec<String> = statuses
+                .map(|line| line.split(' ').collect::<Vec<_>>())
+                .map(|fields| format!("{} {}", fields[2], fields[13]))
+                .collect();
+            assert_eq!(got, want, "row {at}");
         }
     }
 
@@ -481,7 +538,7 @@ mod tests {
             ];
             pipeline.absorb(drained(flows, 0));
             let got = close(&mut pipeline, 0, 59, &tracked(&[1]));
-            assert_eq!((got.records, got.flows, got.nodata, got.sum_error), (records, records, 0, (0, 0)));
+            assert_eq!((got.records, got.sum_error), (records, (0, 0)));
         }
     }
 }

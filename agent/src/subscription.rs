@@ -24,7 +24,8 @@ pub(crate) struct Subscription {
     log: Arc<FlowLog>,
     account_id: String,
     spool: Arc<Spool>,
-    delivery: Delivery,
+    /// None until there is somebody to deliver.
+    delivery: Option<Delivery>,
     open: Option<Open>,
     /// Ended windows that could not be spooled, oldest first. Empty but for a full or broken disk.
     waiting: VecDeque<(Ended, Vec<Flow>)>,
@@ -67,16 +68,21 @@ pub(crate) struct Taken {
 }
 
 impl Subscription {
-    pub(crate) fn new(log: Arc<FlowLog>, account_id: String, spool: Arc<Spool>, delivery: Delivery) -> Self {
-        Self { log, account_id, spool, delivery, open: None, waiting: VecDeque::new(), known_through: None }
+    pub(crate) fn new(log: Arc<FlowLog>, account_id: String, spool: Arc<Spool>) -> Self {
+        Self { log, account_id, spool, delivery: None, open: None, waiting: VecDeque::new(), known_through: None }
+    }
+
+    #[must_use]
+    pub(crate) fn delivered_by(self, delivery: Delivery) -> Self {
+        Self { delivery: Some(delivery), ..self }
     }
 
     pub(crate) fn log(&self) -> &FlowLog {
         &self.log
     }
 
-    pub(crate) fn delivery(&self) -> &Delivery {
-        &self.delivery
+    pub(crate) fn delivery(&self) -> Option<&Delivery> {
+        self.delivery.as_ref()
     }
 
     /// Id, spool directory and spool.
@@ -84,7 +90,7 @@ impl Subscription {
         (self.log.id.clone(), self.spool.directory().to_owned(), Arc::clone(&self.spool))
     }
 
-    pub(crate) fn into_delivery(self) -> Delivery {
+    pub(crate) fn into_delivery(self) -> Option<Delivery> {
         self.delivery
     }
 
@@ -204,7 +210,7 @@ impl Subscription {
             interface_ids: &ended.interface_ids,
         };
         let records = emit::spool(&self.log, &batch, &self.spool)?;
-        self.delivery.wake();
+        self.delivery.iter().for_each(Delivery::wake);
         Ok(records)
     }
 }
@@ -257,5 +263,142 @@ impl Taken {
         self.lost_records += other.lost_records;
         self.released.append(&mut other.released);
         self.error = other.error.or(self.error.take());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::flow::{Direction, FlowKey, Verdict};
+    use crate::flow_log::{Destination, TrafficType};
+    use crate::format::Format;
+    use crate::select::{Named, Selection};
+    use std::path::Path;
+
+    fn log(interval: u32, traffic_type: TrafficType, globs: &[&str]) -> Arc<FlowLog> {
+        Arc::new(FlowLog {
+            id: "fl-1".to_owned(),
+            selection: Selection { globs: globs.iter().map(ToString::to_string).collect(), subnets: Vec::new() },
+            traffic_type,
+            interval,
+            format: Format::parse("${interface-id} ${dstport} ${packets} ${start} ${end} ${action} ${log-status}").unwrap(),
+            destination: Destination::Stdout,
+            tags: BTreeMap::new(),
+            spool_bytes_max: 1 << 20,
+        })
+    }
+
+    fn subscription(root: &Path, log: Arc<FlowLog>) -> Subscription {
+        let spool = Spool::open(root, log.spool_bytes_max).unwrap();
+        Subscription::new(log, "000000000000".to_owned(), Arc::new(spool))
+    }
+
+    /// One packet on eth0 in its first second, and a rejected one on eth1.
+    fn slice(start: i64, end: i64, ports: &[u16]) -> Slice {
+        let flow = |ifindex: u32, verdict: Verdict, dst_port: u16| Flow {
+            key: FlowKey {
+                ifindex,
+                direction: Direction::Ingress,
+                verdict,
+                protocol: 6,
+                src: [10, 0, 0, 1].into(),
+                dst: [10, 0, 0, 2].into(),
+                src_port: 1,
+                dst_port,
+            },
+            packets: 1,
+            bytes: 60,
+            first: start,
+            last: start,
+            tcp_flags: 0,
+            reason: 0,
+        };
+        let flows: Vec<Flow> = ports
+            .iter()
+            .flat_map(|&port| [flow(1, Verdict::Accept, port), flow(2, Verdict::Reject, port)])
+            .collect();
+        let named = |id: &str, name: &str| Named {
+            id: id.to_owned(),
+            name: name.to_owned(),
+            addresses: Some(vec![[10, 0, 0, 2].into()]),
+            loopback: false,
+        };
+        let active = flows.iter().map(|flow| flow.key.ifindex).collect();
+        let names = BTreeMap::from([(1, named("eni-1", "eth0")), (2, named("eni-2", "eth1"))]);
+        let (number, known) = (start.cast_unsigned(), BTreeSet::from([1, 2]));
+        let mut slice = Slice::of(start, end, flows, names);
+        (slice.number, slice.active, slice.known) = (number, active, known);
+        slice
+    }
+
+    /// The windows in the spool, each as its number and sorted lines.
+    fn windows(subscription: &Subscription) -> Vec<(u64, Vec<String>)> {
+        let spool = &subscription.spool;
+        let lines = |id| {
+            let mut lines: Vec<String> = Vec::new();
+            for block in spool.read(id).unwrap() {
+                lines.extend(String::from_utf8(block.unwrap().text().unwrap()).unwrap().lines().map(str::to_owned));
+            }
+            lines.sort();
+            lines
+        };
+        spool.segments().iter().map(|segment| (segment.window.number, lines(segment.id))).collect()
+    }
+
+    #[test]
+    fn slices_become_windows() {
+        let root = tempfile::tempdir().unwrap();
+        let mut subscription = subscription(root.path(), log(180, TrafficType::All, &["eth0"]));
+        for (at, ports) in [(0, &[80, 22][..]), (60, &[80]), (120, &[]), (180, &[80]), (240, &[]), (300, &[])] {
+            subscription.take(&slice(at, at + 59, ports));
+        }
+        let want = [
+            (120, vec!["eni-1 22 1 0 0 ACCEPT OK".to_owned(), "eni-1 80 2 0 60 ACCEPT OK".to_owned()]),
+            (300, vec!["eni-1 80 1 180 180 ACCEPT OK".to_owned()]),
+        ];
+        assert_eq!(windows(&subscription), want);
+        // A pause of the agent ends what was open.
+        subscription.take(&slice(360, 419, &[22]));
+        subscription.take(&slice(960, 1019, &[23]));
+        assert_eq!(windows(&subscription)[2..], [(360, vec!["eni-1 22 1 360 360 ACCEPT OK".to_owned()])]);
+        subscription.end();
+        assert_eq!(windows(&subscription)[3..], [(960, vec!["eni-1 23 1 960 960 ACCEPT OK".to_owned()])]);
+    }
+
+    #[test]
+    fn one_slice_is_a_window() {
+        let root = tempfile::tempdir().unwrap();
+        let mut subscription = subscription(root.path(), log(60, TrafficType::Reject, &[]));
+        let taken = subscription.take(&slice(0, 59, &[80]));
+        assert_eq!(taken.records, 1);
+        // Silence of what is known is worth a line; a skip stands beside the others.
+        let mut silent = slice(60, 119, &[]);
+        silent.skipped.insert(2);
+        subscription.take(&silent);
+        let want = [
+            (0, vec!["eni-2 80 1 0 0 REJECT OK".to_owned()]),
+            (60, vec!["eni-1 - - 60 119 - NODATA".to_owned(), "eni-2 - - 60 119 - SKIPDATA".to_owned()]),
+        ];
+        assert_eq!(windows(&subscription), want);
+    }
+
+    #[test]
+    fn what_is_replayed_is_spooled_once() {
+        let root = tempfile::tempdir().unwrap();
+        let slices: Vec<Slice> = (0..6).map(|at| slice(60 * at, 60 * at + 59, &[80])).collect();
+        let mut first = subscription(root.path(), log(120, TrafficType::All, &[]));
+        slices[..5].iter().for_each(|slice| drop(first.take(slice)));
+        let before = windows(&first);
+        // Also when it is delivered and gone by then.
+        let through = first.spool.segments()[1].id;
+        first.spool.remove(through).unwrap();
+        drop(first);
+        let mut second = subscription(root.path(), log(120, TrafficType::All, &[]));
+        second.expect_replay(&[60, 120, 180, 240]);
+        slices[1..].iter().for_each(|slice| drop(second.take(slice)));
+        assert_eq!((before.len(), windows(&second)), (2, vec![(300, vec![
+            "eni-1 80 2 240 300 ACCEPT OK".to_owned(),
+            "eni-2 80 2 240 300 REJECT OK".to_owned(),
+        ])]));
     }
 }

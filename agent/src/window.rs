@@ -390,37 +390,12 @@ mod tests {
     }
 
     #[test]
-    fn statuses_over_time() {
-        use Status::{NoData, SkipData};
-        type Row = (&'static [u32], &'static [u32], &'static [u32], &'static [(u32, Status)]);
-        let rows: [Row; 9] = [
-            // (flows on, skips on, tracked, statuses)
-            (&[], &[], &[1, 2], &[]),
-            (&[1], &[], &[1, 2], &[]),
-            (&[], &[], &[1, 2], &[(1, NoData)]),
-            (&[1], &[1], &[1, 2], &[(1, SkipData)]),
-            (&[1], &[2], &[1, 2], &[(2, SkipData)]),
-            (&[], &[], &[1, 2], &[(1, NoData), (2, NoData)]),
-            (&[], &[], &[2], &[(2, NoData)]),
-            // Came back: a new interface, so nothing before its first traffic.
-            (&[2], &[], &[1, 2], &[]),
-            (&[], &[], &[1, 2], &[(2, NoData)]),
-        ];
-        let mut activity = Activity::default();
-        for (at, (flows, skips, tracked, want)) in rows.into_iter().enumerate() {
-            let window = closed(
-                flows.iter().map(|&ifindex| flow(ifindex, 1, 1, 0, 0, 0)).collect(),
-                skips.iter().map(|&ifindex| totals(ifindex, 9, 1)).collect(),
-            );
-            assert_eq!(activity.judge(&window, &tracked.iter().copied().collect(), &BTreeSet::new()), want, "row {at}");
-        }
-    }
-
-    #[test]
-    fn a_gap_is_skipped_data() {
-        let mut activity = Activity::default();
-        let window = closed(vec![flow(1, 1, 1, 0, 0, 0)], Vec::new());
-        let statuses = activity.judge(&window, &BTreeSet::from([1, 2]), &BTreeSet::from([1, 2]));
-        assert_eq!(statuses, [(1, Status::SkipData), (2, Status::SkipData)]);
+    fn who_had_traffic_and_who_is_short() {
+        let mut window =
+            closed(vec![flow(1, 1, 1, 0, 0, 0), flow(4, 1, 1, 0, 0, 0)], vec![totals(1, 9, 0), totals(2, 9, 1)]);
+        assert_eq!(active(&window), BTreeSet::from([1, 4]));
+        assert_eq!(skipped(&window, &BTreeSet::from([3])), BTreeSet::from([2, 3]));
+        window.totals[0].drops_skipped = total(1);
+        assert_eq!(skipped(&window, &BTreeSet::new()), BTreeSet::from([1, 2]));
     }
 }

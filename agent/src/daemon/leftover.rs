@@ -45,7 +45,7 @@ impl Leftovers {
 
     pub(crate) fn add(&mut self, subscription: Subscription) {
         let (id, directory, spool) = subscription.place();
-        let delivery = subscription.into_delivery();
+        let Some(delivery) = subscription.into_delivery() else { return };
         // What waits for its object to be due need not wait any longer.
         delivery.flush();
         self.0.insert(id, Leftover { delivery, spool, directory });
