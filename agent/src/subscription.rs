@@ -110,7 +110,7 @@ impl Subscription {
         let mut taken = Taken::default();
         // A window never spans two places of its grid, however long nobody ran.
         let is_other = |open: &Open| window_at(open.ended.start, interval) != window_at(slice.start, interval);
-        if self.open.as_ref().is_some_and(is_other) {
+        if self.open.as_ref().is_some_and(|open| is_other(open) || open.confuses(slice)) {
             taken = self.end();
         }
         let mut open = self.open.take().unwrap_or_else(|| Open::new(slice.start));
@@ -219,6 +219,12 @@ impl Open {
     fn new(start: i64) -> Self {
         let (windows, active, skipped, known) = Default::default();
         Self { ended: Ended { start, ..Ended::default() }, windows, is_empty: true, active, skipped, known }
+    }
+
+    /// Whether an index is another interface's now: after a restart it may be.
+    fn confuses(&self, slice: &Slice) -> bool {
+        let is_other = |(ifindex, id): (&u32, &String)| slice.names.get(ifindex).is_some_and(|now| now.id != *id);
+        self.ended.interface_ids.iter().any(is_other)
     }
 
     fn note(&mut self, slice: &Slice, log: &FlowLog) {
