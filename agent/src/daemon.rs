@@ -6,7 +6,7 @@ use crate::capture::interfaces::{self, Interface, Watch};
 use crate::capture::{Capture, DropReport, Hook, Sizes};
 use crate::cli::Failure;
 use crate::durable::Durable;
-use crate::config::Host;
+use crate::config::{Agent, Host};
 use crate::deliver::Delivery;
 use crate::journal::{CARRIED, Frame};
 use crate::pipeline::{Pipeline, Slice, Summary};
@@ -56,7 +56,7 @@ fn clocks() -> (i64, i64) {
 
 /// Runs until SIGINT or SIGTERM, or until another agent takes over.
 pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
-    let Plan { settings, pipeline, host, leftovers, mut lock, pins } = plan;
+    let Plan { settings, agent, pipeline, host, leftovers, mut lock, pins } = plan;
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGINT);
     mask.add(Signal::SIGTERM);
@@ -67,9 +67,9 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     let signals =
         SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(io("signalfd"))?;
     lock.sign();
-    let (durable, recovery) = Durable::open(&settings.state_directory);
+    let (durable, recovery) = Durable::open(&agent.state_directory);
     let watch = Watch::new().map_err(io("watch interfaces"))?;
-    let sizes = start::sizes(&settings);
+    let sizes = start::sizes(&agent);
     let mut capture = match pins {
         Some(pins) => Capture::open_pinned(sizes, pins)?,
         None => Capture::open(sizes)?,
@@ -82,6 +82,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     let (wall, monotonic) = clocks();
     let mut daemon = Daemon {
         settings,
+        agent,
         host,
         capture,
         pipeline,
@@ -101,7 +102,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     };
     // Before the interfaces: a refused packet that was counted must not stay ACCEPT. One that was dropped before its
     // interface was hooked finds no counterpart and is in no record.
-    if daemon.settings.verdicts {
+    if daemon.agent.verdicts {
         match daemon.capture.watch_drops() {
             Ok(()) => daemon.verdicts = true,
             Err(why) => tracing::warn!("every record will be ACCEPT: {why}"),
@@ -176,6 +177,7 @@ struct Sums {
 
 struct Daemon {
     settings: Settings,
+    agent: Agent,
     host: Host,
     capture: Capture,
     pipeline: Pipeline,
@@ -405,7 +407,7 @@ impl Daemon {
 
     /// Delivers what there is time for, all at once. Returns why nobody reads it, if so.
     fn finish_deliveries(self) -> Option<String> {
-        let deadline = Instant::now() + self.settings.shutdown;
+        let deadline = Instant::now() + self.agent.shutdown;
         self.leftovers.stop();
         let mut fatal = None;
         std::thread::scope(|scope| {

@@ -31,16 +31,19 @@ impl Daemon {
         let Source::File(path) = &self.settings.source else {
             return Err(Failure::Usage("the flow log was given by flags".to_owned()));
         };
-        let Config { host, logs, exclusions, .. } = start::load(path)?;
+        let Config { host, agent, logs, exclusions, .. } = start::load(path, &self.settings.surroundings)?;
         if host != self.host {
             return Err(Failure::Usage(format!("{}: a change of [host] needs a restart", path.display())));
+        }
+        if agent.verdicts != self.agent.verdicts {
+            tracing::warn!("a change of [agent] takes effect at the next start");
         }
         let ids: BTreeSet<String> = logs.iter().map(|log| log.id.clone()).collect();
         let is_here = |id: &str| self.pipeline.subscriptions.iter().any(|one| one.log().id == id);
         let new: Vec<_> = logs.into_iter().filter(|log| !is_here(&log.id)).collect();
         // One that was taken out and is back: its spool has one worker.
         new.iter().for_each(|log| self.leftovers.release(&log.id));
-        let added = new.into_iter().map(|log| start::subscribe(log, &self.host, &self.settings.state_directory));
+        let added = new.into_iter().map(|log| start::subscribe(log, &self.host, &self.agent.state_directory));
         Ok(News { exclusions, ids, added: added.collect::<Result<_, _>>()? })
     }
 

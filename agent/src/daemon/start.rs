@@ -5,7 +5,7 @@
 use super::leftover::Leftovers;
 use crate::capture::{self, Hook, PinError, Pins, Sizes, interfaces};
 use crate::cli::Failure;
-use crate::config::{self, Config, Host};
+use crate::config::{self, Agent, Config, Host, Surroundings};
 use crate::deliver::Delivery;
 use crate::doctor;
 use crate::flow_log::{Destination, FlowLog};
@@ -17,7 +17,6 @@ use crate::subscription::Subscription;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Where the configuration is from.
 #[derive(Clone, Debug)]
@@ -26,21 +25,14 @@ pub(crate) enum Source {
     File(PathBuf),
 }
 
-/// What the agent itself needs to know: nothing of flow logs.
+/// How this run differs from others of the same configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) source: Source,
-    /// Ask the kernel for its verdicts.
-    pub(crate) verdicts: bool,
-    pub(crate) state_directory: PathBuf,
+    /// What a reload is read against.
+    pub(crate) surroundings: Surroundings,
     /// From an agent that runs.
     pub(crate) take_over: bool,
-    /// `None`: the usual one, if it can be used.
-    pub(crate) bpf_directory: Option<PathBuf>,
-    pub(crate) flow_table_slots: Option<u32>,
-    pub(crate) overflow_slots: Option<u32>,
-    /// How long a stop may take to deliver what waits.
-    pub(crate) shutdown: Duration,
     pub(crate) hold_drain: bool,
     /// `None`: the best one that the kernel has.
     pub(crate) hook: Option<Hook>,
@@ -50,6 +42,7 @@ pub(crate) struct Settings {
 /// destinations.
 pub(crate) struct Plan {
     pub(super) settings: Settings,
+    pub(super) agent: Agent,
     pub(super) host: Host,
     pub(super) pipeline: Pipeline,
     pub(super) leftovers: Leftovers,
@@ -73,20 +66,21 @@ pub(crate) fn plan(settings: Settings, config: Config) -> Result<Plan, Failure> 
     }
     // Before a destination or a spool is opened: opening one removes what a crashed run left half-written, and that must
     // not be what a running agent is writing.
-    let directory = &settings.state_directory;
+    let Config { host, agent, logs, exclusions, warnings } = config;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let directory = &agent.state_directory;
     let lock = if settings.take_over { state_lock::take_over(directory) } else { state_lock::lock(directory) }?;
-    let pins = pins(settings.bpf_directory.as_deref())?;
-    let Config { host, logs, exclusions, .. } = config;
+    let pins = pins(agent.bpf_directory.as_deref())?;
     let ids: BTreeSet<String> = logs.iter().map(|log| log.id.clone()).collect();
     let leftovers = Leftovers::find(&directory.join(SPOOLS), &host.identity, |id| ids.contains(id));
     let subscriptions = logs.into_iter().map(|log| subscribe(log, &host, directory)).collect::<Result<_, _>>()?;
     let pipeline = Pipeline::new(exclusions, subscriptions);
-    Ok(Plan { settings, host, pipeline, leftovers, lock, pins })
+    Ok(Plan { settings, agent, host, pipeline, leftovers, lock, pins })
 }
 
 /// Reads a configuration file anew.
-pub(super) fn load(path: &Path) -> Result<Config, Failure> {
-    config::load(path).map_err(|error| Failure::Usage(error.to_string()))
+pub(super) fn load(path: &Path, surroundings: &Surroundings) -> Result<Config, Failure> {
+    config::load(path, surroundings).map_err(|error| Failure::Usage(error.to_string()))
 }
 
 /// Opens a flow log's spool and begins to deliver what is in it.
@@ -138,11 +132,11 @@ fn ram_bytes() -> u64 {
     kib.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(1 << 20) * 1024
 }
 
-pub(super) fn sizes(settings: &Settings) -> Sizes {
+pub(super) fn sizes(agent: &Agent) -> Sizes {
     let mut sizes = Sizes::for_machine(possible_cpus(), ram_bytes());
-    if let Some(slots) = settings.flow_table_slots {
+    if let Some(slots) = agent.flow_table_slots {
         sizes = sizes.with_slots(slots);
     }
-    sizes.overflow = settings.overflow_slots.unwrap_or(sizes.overflow);
+    sizes.overflow = agent.overflow_slots.unwrap_or(sizes.overflow);
     sizes
 }
