@@ -403,6 +403,8 @@ impl Daemon {
         if let Some(report) = report {
             let frees: Vec<String> = report.other_frees.iter().map(|(name, frees)| format!("{name}={frees}")).collect();
             tracing::debug!("frees that were no policy's: {}", frees.join(" "));
+            let [first, second] = report.nested;
+            tracing::debug!(first, second, "nested frees, by the program that was left out");
             for (cause, drops) in report.lost.iter().filter(|(_, drops)| *drops > 0) {
                 tracing::warn!(cause, drops, "rejected packets that are not logged as such");
             }

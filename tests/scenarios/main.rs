@@ -22,6 +22,7 @@ mod rehook;
 mod reject;
 mod reject_fragments;
 mod reject_hooks;
+mod reject_nested;
 mod reject_offload;
 mod reject_programs;
 mod reject_rate;
