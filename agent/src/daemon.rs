@@ -385,6 +385,8 @@ impl Daemon {
             ("seen_packets", total.seen.packets.to_string()),
             ("seen_bytes", total.seen.bytes.to_string()),
             ("excluded_packets", total.excluded.packets.to_string()),
+            ("non_ip_packets", total.non_ip.packets.to_string()),
+            ("unparsable_packets", total.unparsable.packets.to_string()),
             ("skipped_packets", total.skipped.packets.to_string()),
             ("skipped_bytes", total.skipped.bytes.to_string()),
             ("rejected_packets", total.rejected.packets.to_string()),
