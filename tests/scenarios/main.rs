@@ -16,6 +16,7 @@ mod iptables;
 mod journal;
 mod kill;
 mod ledger;
+mod long_dead;
 mod nat;
 mod ping;
 mod rehook;
