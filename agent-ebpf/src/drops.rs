@@ -70,6 +70,36 @@ fn level(ctx: &BtfTracePointContext) -> usize {
     usize::from(skb::address(ctx.as_ptr().cast()).wrapping_sub(stack) >= STACK_SIZE)
 }
 
+/// Says at our level that the first program has counted this packet.
+#[inline(always)]
+fn leave(slots: &mut [u64; 2], level: usize, skb: u64) {
+    // SAFETY: volatile because a nested program writes the other slot.
+    unsafe {
+        core::ptr::write_volatile(slots.as_mut_ptr().add(level & 1), skb);
+        if level == 0 {
+            // What an interrupt left behind: its second program was not run.
+            core::ptr::write_volatile(&raw mut slots[1], 0);
+        }
+    }
+}
+
+/// Whether the first program has counted this packet. The level need not be known: a packet that is being freed in
+/// process context is not freed in an interrupt of it, so it is in the slot of its own level or in none.
+#[inline(always)]
+fn take(slots: &mut [u64; 2], skb: u64) -> bool {
+    let [process, interrupt] = slots;
+    // SAFETY: as in `leave`.
+    unsafe {
+        let is_process = core::ptr::read_volatile(process) == skb;
+        let known = is_process || core::ptr::read_volatile(interrupt) == skb;
+        if is_process {
+            core::ptr::write_volatile(process, 0);
+        }
+        core::ptr::write_volatile(interrupt, 0);
+        known
+    }
+}
+
 /// Attached twice, see the module.
 #[inline(always)]
 pub fn stub<const SECOND: bool>(ctx: &BtfTracePointContext) {
@@ -78,21 +108,15 @@ pub fn stub<const SECOND: bool>(ctx: &BtfTracePointContext) {
     }
     // SAFETY: no arguments.
     let Some(slots) = HAND_OFF.get_ptr_mut(unsafe { bpf_get_smp_processor_id() }) else { return };
-    let level = level(ctx);
     let skb = ctx.arg::<u64>(0);
     // SAFETY: a live map value of this CPU; each nesting level has a slot of its own.
-    let known = unsafe {
-        let slot = slots.cast::<u64>().add(level & 1);
-        let known = core::ptr::read_volatile(slot) == skb;
-        core::ptr::write_volatile(slot, if SECOND { 0 } else { skb });
-        if level == 0 {
-            // What an interrupt left behind: its second program was not run.
-            core::ptr::write_volatile(slots.cast::<u64>().add(1), 0);
+    let slots = unsafe { &mut *slots };
+    if SECOND {
+        if take(slots, skb) {
+            return;
         }
-        known
-    };
-    if SECOND && known {
-        return;
+    } else {
+        leave(slots, level(ctx), skb);
     }
     // SAFETY: fails only on an empty slot, and it is filled before this is attached.
     unsafe {
