@@ -2,6 +2,8 @@
 //! Knows names and nothing of how a value is found or written.
 #![forbid(unsafe_code)]
 
+use serde::{Deserialize, Serialize};
+
 /// AWS's default, all of version 2.
 pub(crate) const DEFAULT: &str = "${version} ${account-id} ${interface-id} ${srcaddr} ${dstaddr} ${srcport} ${dstport} \
      ${protocol} ${packets} ${bytes} ${start} ${end} ${action} ${log-status}";
@@ -54,7 +56,8 @@ pub(crate) enum FormatError {
 }
 
 /// Fields in the order of the columns; at least one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub(crate) struct Format(Vec<Field>);
 
 impl Default for Format {
@@ -96,6 +99,20 @@ impl Format {
 
     fn names(&self) -> impl Iterator<Item = &'static str> {
         self.0.iter().map(|field| FIELDS.iter().find(|(_, known)| known == field).map_or("-", |(name, _)| name))
+    }
+}
+
+impl From<Format> for String {
+    fn from(format: Format) -> Self {
+        format.to_string()
+    }
+}
+
+impl TryFrom<String> for Format {
+    type Error = FormatError;
+
+    fn try_from(text: String) -> Result<Self, FormatError> {
+        Self::parse(&text)
     }
 }
 

@@ -7,6 +7,8 @@ pub mod cli;
 
 mod assemble;
 mod daemon;
+#[allow(dead_code, reason = "until all of delivery is there")]
+mod deliver;
 #[allow(dead_code, reason = "until windows go through the spool")]
 mod disk;
 mod doctor;

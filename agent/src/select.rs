@@ -4,10 +4,11 @@
 
 use crate::capture::interfaces::Interface;
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use wildmatch::WildMatch;
 
 /// What the user asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Selection {
     /// Names and globs. With `subnets` empty and this empty too: every interface that holds an address.
     pub(crate) globs: Vec<String>,

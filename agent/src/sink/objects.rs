@@ -13,19 +13,21 @@ use bytes::Bytes;
 
 use super::due::{due, next_look};
 use super::member::{Member, TEXT_BYTES_MAX};
-use super::{Delivered, Directory, Names, Outcome, slot_of};
+use super::{Delivered, Directory, Names, Outcome, S3, slot_of};
 use crate::spool::{Block, Segment, SegmentId, Spool, SpoolError};
 use crate::{disk, fault};
 
 /// Keeps whole objects by name.
 pub(crate) enum Store {
     Directory(Directory),
+    S3(S3),
 }
 
 impl Store {
-    async fn put(&self, key: &str, body: Bytes) -> Outcome {
+    async fn put(&mut self, key: &str, body: Bytes) -> Outcome {
         match self {
             Self::Directory(directory) => directory.put(key, &body),
+            Self::S3(bucket) => bucket.put(key, body).await,
         }
     }
 }
