@@ -10,6 +10,7 @@ use anyhow::{Context, ensure};
 
 use crate::capture::flow::Drained;
 use crate::encode;
+use crate::format::Format;
 use crate::identity::{self, Identity};
 use crate::journal::format::{self, Entry};
 use crate::journal::{Frame, Journal};
@@ -52,9 +53,9 @@ impl Window {
 
 /// Formats every flow, emptying `out` whenever a sink would. Returns the length of the whole text.
 pub fn format_v2(window: &Window, out: &mut Vec<u8>) -> usize {
-    let mut bytes = 0;
+    let (format, mut bytes) = (Format::default(), 0);
     for record in window.batch().records() {
-        encode::append(&record, out);
+        encode::append(&format, &record, out);
         if out.len() >= BUFFER_BYTES {
             bytes += out.len();
             out.clear();

@@ -4,6 +4,7 @@
 mod detach;
 mod doctor;
 mod run;
+mod spool;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -36,6 +37,8 @@ enum Command {
     Run(Box<run::Args>),
     /// Remove what a killed agent left counting in the kernel; its counters are lost
     Detach(detach::Args),
+    /// Show what waits to be delivered, since when, and why
+    Spool(spool::Args),
     /// Say what this kernel and these privileges allow, and how to mend what is missing.
     Doctor,
 }
@@ -85,6 +88,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Detach(args) => detach::run(&args),
+        Command::Spool(args) => spool::run(&args),
         Command::Doctor => doctor::run(),
     };
     match result {
