@@ -80,3 +80,80 @@ pub(crate) fn document(logs: &[FlowLog], identity: &Identity) -> Value {
     let statements: Vec<Value> = by_actions.into_iter().map(statement).collect();
     json!({ "Version": "2012-10-17", "Statement": statements })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Surroundings, Tables};
+
+    /// Of flow logs as they are written in a file.
+    fn policy(text: &str) -> Value {
+        let path = std::path::Path::new("f");
+        let mut tables = Tables::empty(path);
+        crate::config::file::parse(&mut tables, path, text, true).unwrap();
+        let config = tables.build(&Surroundings::default()).unwrap();
+        document(&config.logs, &config.host.identity)
+    }
+
+    #[test]
+    fn nothing_more_than_the_calls_need() {
+        let text = r#"
+            [[flow-log]]
+            log-destination-type = "s3"
+            log-destination = "arn:aws:s3:::logs"
+            [[flow-log]]
+            log-destination-type = "s3"
+            log-destination = "arn:aws:s3:::logs/hive/"
+            destination-options.hive-compatible-partitions = true
+            [[flow-log]]
+            log-destination-type = "s3"
+            log-destination = "arn:aws:s3:::other"
+            kms-key = "arn:aws:kms:eu-west-1:123456789012:key/k"
+            bucket-owner-full-control = true
+            tags = { a = "b" }
+            [[flow-log]]
+            log-destination-type = "kinesis-data-firehose"
+            log-destination = "arn:aws:firehose:eu-west-1:123456789012:deliverystream/s"
+            [[flow-log]]
+            log-destination-type = "stdout"
+            [host]
+            account-id = "123456789012"
+            region = "eu-west-1"
+        "#;
+        let statements = policy(text)["Statement"].clone();
+        let statement = |actions: &[&str], resources: &[&str]| json!({ "Effect": "Allow", "Action": actions, "Resource": resources });
+        let expected = [
+            statement(&["firehose:PutRecordBatch"], &["arn:aws:firehose:eu-west-1:123456789012:deliverystream/s"]),
+            statement(&["kms:GenerateDataKey"], &["arn:aws:kms:eu-west-1:123456789012:key/k"]),
+            statement(
+                &["s3:PutObject"],
+                &[
+                    "arn:aws:s3:::logs/AWSLogs/123456789012/*",
+                    "arn:aws:s3:::logs/hive/AWSLogs/aws-account-id=123456789012/*",
+                ],
+            ),
+            statement(
+                &["s3:PutObject", "s3:PutObjectAcl", "s3:PutObjectTagging"],
+                &["arn:aws:s3:::other/AWSLogs/123456789012/*"],
+            ),
+        ];
+        assert_eq!(statements, json!(expected));
+    }
+
+    #[test]
+    fn of_a_log_group() {
+        let group = "[[flow-log]]\nlog-destination-type = \"cloud-watch-logs\"\nlog-group-name = \"g\"\nregion = \"cn-north-1\"\n";
+        let statement =
+            |actions: &[&str], resource: &str| json!({ "Effect": "Allow", "Action": actions, "Resource": [resource] });
+        // The account is not known.
+        let whole = "arn:aws-cn:logs:cn-north-1:*:log-group:g";
+        let actions = ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents"];
+        let plain = json!([statement(&actions, &format!("{whole}:*"))]);
+        assert_eq!(policy(group)["Statement"], plain);
+        let actions = [actions.as_slice(), &["logs:PutRetentionPolicy"]].concat();
+        let more = json!([statement(&actions, &format!("{whole}:*")), statement(&["logs:TagResource"], whole)]);
+        assert_eq!(policy(&format!("{group}retention-days = 1\ntags = {{ a = \"b\" }}"))["Statement"], more);
+        let nothing = policy("[[flow-log]]\nlog-destination-type = \"stdout\"");
+        assert_eq!(nothing, json!({ "Version": "2012-10-17", "Statement": [] }));
+    }
+}

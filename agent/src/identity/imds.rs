@@ -129,7 +129,8 @@ impl Service {
         // Plain HTTP to a link-local address: no TLS, no proxy.
         let http = aws_smithy_http_client::Builder::new().build_http();
         let config = ProviderConfig::without_region().with_http_client(http);
-        let mut client = Client::builder().configure(&config).connect_timeout(PROBE).read_timeout(PROBE);
+        // Longer than both of ours, which hold for all that one answer takes.
+        let mut client = Client::builder().configure(&config).connect_timeout(REST).read_timeout(REST);
         if let Some(endpoint) = endpoint {
             client = client.endpoint(endpoint).map_err(|error| ProbeError::Endpoint(error.to_string()))?;
         }
@@ -197,5 +198,148 @@ impl Service {
                 .map_err(|_| ProbeError::Answer { path: path.to_owned(), why: format!("{line:?} is no network") })
         };
         text.split_whitespace().map(parse).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::{TcpListener, TcpStream};
+
+    const DOCUMENT: &str = r#"{"accountId": "123456789012", "region": "eu-west-1", "instanceId": "i-0123456789abcdef0",
+        "availabilityZone": "eu-west-1b", "architecture": "x86_64"}"#;
+    const MACS: &str = "/latest/meta-data/network/interfaces/macs/";
+    const FIRST: &str = "02:00:00:00:00:02";
+    const SECOND: &str = "02:00:00:00:00:01";
+
+    /// What an instance with two interfaces is told; the second has no IPv6.
+    fn answer(path: &str) -> Option<String> {
+        let of_mac = |leaf: &str| match leaf {
+            "vpc-id" => Some("vpc-12345678"),
+            "vpc-ipv4-cidr-blocks" => Some("10.0.0.0/16\n10.1.0.0/16"),
+            _ => None,
+        };
+        let text = match path {
+            "/latest/dynamic/instance-identity/document" => DOCUMENT,
+            "/latest/meta-data/placement/availability-zone-id" => "euw1-az2",
+            "/latest/meta-data/mac" => FIRST,
+            MACS => "02:00:00:00:00:01/\n02:00:00:00:00:02/",
+            _ => match path.strip_prefix(MACS)?.split_once('/')? {
+                (FIRST, "interface-id") => "eni-00000002",
+                (FIRST, "subnet-id") => "subnet-00000002",
+                (FIRST, "subnet-ipv4-cidr-block") => "10.0.2.0/24",
+                (FIRST, "vpc-ipv6-cidr-blocks") => "2001:db8::/56",
+                (FIRST, "subnet-ipv6-cidr-blocks") => "2001:db8:0:2::/64",
+                (SECOND, "interface-id") => "eni-00000001",
+                (SECOND, "subnet-id") => "subnet-00000001",
+                (SECOND, "subnet-ipv4-cidr-block") => "10.1.1.0/24",
+                (FIRST | SECOND, leaf) => of_mac(leaf)?,
+                _ => return None,
+            },
+        };
+        Some(text.to_owned())
+    }
+
+    /// As IMDSv2: a token for a PUT with its life, and nothing without a token.
+    fn reply(head: &[String], answer: fn(&str) -> Option<String>) -> (u16, String) {
+        let header =
+            |name: &str| head.iter().find_map(|line| line.to_lowercase().strip_prefix(name).map(str::to_owned));
+        let mut words = head[0].split(' ');
+        match (words.next().unwrap(), words.next().unwrap()) {
+            ("PUT", "/latest/api/token") if header("x-aws-ec2-metadata-token-ttl-seconds: ").is_some() => {
+                (200, "secret".to_owned())
+            }
+            ("GET", _) if header("x-aws-ec2-metadata-token: ").as_deref() != Some("secret") => (401, String::new()),
+            ("GET", path) => answer(path).map_or((404, String::new()), |text| (200, text)),
+            _ => (400, String::new()),
+        }
+    }
+
+    fn serve(stream: TcpStream, answer: fn(&str) -> Option<String>) {
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+        loop {
+            let head: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+            if head.is_empty() {
+                return;
+            }
+            let (status, text) = reply(&head, answer);
+            // What asks for a token wants to be told how long it lives.
+            let ttl = "x-aws-ec2-metadata-token-ttl-seconds: 21600";
+            let response = format!("HTTP/1.1 {status} -\r\n{ttl}\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+            if (&stream).write_all(response.as_bytes()).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Ends with the process.
+    fn stand_in(answer: fn(&str) -> Option<String>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                std::thread::spawn(move || serve(stream, answer));
+            }
+        });
+        format!("http://{address}")
+    }
+
+    fn networks(list: &[&str]) -> Vec<IpNet> {
+        list.iter().map(|network| network.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn all_that_it_says() {
+        let imds = fetch(Some(&stand_in(answer))).unwrap();
+        assert_eq!((imds.account_id.as_str(), imds.region.as_str()), ("123456789012", "eu-west-1"));
+        assert_eq!((imds.az_id.as_deref(), imds.instance_id.as_str()), (Some("euw1-az2"), "i-0123456789abcdef0"));
+        assert_eq!(imds.interfaces.len(), 2);
+        let first = Interface {
+            interface_id: "eni-00000002".to_owned(),
+            vpc_id: "vpc-12345678".to_owned(),
+            subnet_id: "subnet-00000002".to_owned(),
+            vpc_cidrs: networks(&["10.0.0.0/16", "10.1.0.0/16", "2001:db8::/56"]),
+            subnet_cidrs: networks(&["10.0.2.0/24", "2001:db8:0:2::/64"]),
+        };
+        assert_eq!(imds.primary(), Some(&first));
+        assert_eq!(imds.interfaces[&[2, 0, 0, 0, 0, 1]].interface_id, "eni-00000001");
+        assert_eq!(imds.vpc_cidrs(), networks(&["10.0.0.0/16", "10.1.0.0/16", "2001:db8::/56"]));
+        assert_eq!(imds.subnet_cidrs(), networks(&["10.0.2.0/24", "2001:db8:0:2::/64", "10.1.1.0/24"]));
+    }
+
+    #[test]
+    fn refusals_and_rubbish_are_errors() {
+        let failing = |answer| fetch(Some(&stand_in(answer))).unwrap_err().to_string();
+        let error = failing(|_| None);
+        assert_eq!(error, "/latest/dynamic/instance-identity/document: not there");
+        let error = failing(|_| Some("<html>".to_owned()));
+        assert!(error.starts_with("/latest/dynamic/instance-identity/document: expected value"), "{error}");
+        let error = failing(|path| Some(answer(path)?.replace("10.0.2.0/24", "10.0.2.0")));
+        assert!(error.ends_with("subnet-ipv4-cidr-block: \"10.0.2.0\" is no network"), "{error}");
+    }
+
+    #[test]
+    fn what_never_answers_is_given_up() {
+        // Connections are taken by the kernel, and nobody reads.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        assert!(matches!(fetch(Some(&endpoint)), Err(ProbeError::Silent)));
+    }
+
+    #[test]
+    fn ec2_is_known_by_its_firmware() {
+        for (file, text, expected) in [
+            ("sys_vendor", "Amazon EC2\n", true),
+            ("board_asset_tag", "i-0123456789abcdef0\n", true),
+            ("bios_version", "4.11.amazon\n", true),
+            ("sys_vendor", "QEMU\n", false),
+            ("board_asset_tag", "", false),
+        ] {
+            let dmi = tempfile::tempdir().unwrap();
+            std::fs::write(dmi.path().join(file), text).unwrap();
+            assert_eq!(on_ec2(dmi.path()), expected, "{file} {text}");
+        }
+        assert!(!on_ec2(Path::new("/nonexistent")));
     }
 }
