@@ -9,16 +9,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 
 use crate::capture::flow::Drained;
+use crate::emit;
 use crate::encode;
+use crate::flow_log::{Destination, FlowLog, Layout, TrafficType};
 use crate::format::Format;
-use crate::identity::{self, Identity};
+use crate::identity;
 use crate::journal::format::{self, Entry};
 use crate::journal::{Frame, Journal};
 use crate::record::Batch;
-use crate::sink::{DirectorySink, Sink};
+use crate::select::Selection;
+use crate::spool::Spool;
 use crate::window::{Closed, Windows};
 
-/// As much as the directory sink collects before it compresses.
+/// As much as is collected before it is compressed.
 const BUFFER_BYTES: usize = 1 << 20;
 
 /// A closed window, and what an agent knows by then.
@@ -47,7 +50,8 @@ impl Window {
     fn batch(&self) -> Batch<'_> {
         let Closed { start, end, ref flows, .. } = self.closed;
         let account_id = identity::STAND_IN_ACCOUNT_ID;
-        Batch { account_id, number: 0, start, end, flows, statuses: &[], interface_ids: &self.interface_ids }
+        let (traffic_type, interface_ids) = (TrafficType::All, &self.interface_ids);
+        Batch { account_id, number: 0, start, end, traffic_type, flows, statuses: &[], interface_ids }
     }
 }
 
@@ -64,12 +68,19 @@ pub fn format_v2(window: &Window, out: &mut Vec<u8>) -> usize {
     bytes + out.len()
 }
 
-/// Formats, compresses and syncs every flow into objects below `root`. Returns the number of records.
-pub fn gzip_directory(window: &Window, root: &Path) -> anyhow::Result<u64> {
-    let identity = Identity::new(None, None)?;
-    let flow_log_id = identity::flow_log_id(&["bench"]);
-    let mut sink = Sink::Directory(DirectorySink::create(root.to_owned(), &identity, &flow_log_id)?);
-    Ok(sink.publish(&window.batch())?)
+/// Formats, compresses and syncs every flow into a spool below `root`. Returns the number of records.
+pub fn spool(window: &Window, root: &Path) -> anyhow::Result<u64> {
+    let log = FlowLog {
+        id: identity::flow_log_id(&["bench"]),
+        selection: Selection::default(),
+        traffic_type: TrafficType::All,
+        interval: 60,
+        format: Format::default(),
+        destination: Destination::Directory { root: root.to_owned(), layout: Layout::default() },
+        tags: BTreeMap::new(),
+        spool_bytes_max: u64::MAX,
+    };
+    Ok(emit::spool(&log, &window.batch(), &Spool::open(root, log.spool_bytes_max)?)?)
 }
 
 /// What the journal took for one drain.

@@ -346,7 +346,9 @@ mod tests {
                 continue;
             }
             let text = std::fs::read_to_string(&path).unwrap();
-            let records = text.strip_prefix(HEADER).unwrap_or_else(|| panic!("{path:?} has another header"));
+            let records = text
+                .strip_prefix(&format!("{}\n", Format::default().header()))
+                .unwrap_or_else(|| panic!("{path:?} has another header"));
             for line in records.split_inclusive('\n') {
                 assert_eq!(encoded(line.trim_end_matches('\n')), line, "{path:?}");
                 lines += 1;

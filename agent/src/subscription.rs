@@ -157,10 +157,9 @@ impl Subscription {
             }
             Err(error) => {
                 taken.error = error.map(|error| error.to_string()).or(taken.error.take());
-                let admits = |flow: &&Flow| {
-                    self.log.traffic_type.admits(flow) && ended.interface_ids.contains_key(&flow.key.ifindex)
-                };
-                self.waiting.push_back((ended, flows.iter().filter(admits).copied().collect()));
+                let ids = &ended.interface_ids;
+                let kept = wanted(&self.log, flows, ids).copied().collect();
+                self.waiting.push_back((ended, kept));
                 self.bound(taken);
             }
         }
@@ -215,6 +214,11 @@ impl Subscription {
     }
 }
 
+/// Flows of the flow log's traffic type and interfaces.
+fn wanted<'a>(log: &FlowLog, flows: &'a [Flow], ids: &BTreeMap<u32, String>) -> impl Iterator<Item = &'a Flow> {
+    flows.iter().filter(|flow| log.traffic_type.admits(flow) && ids.contains_key(&flow.key.ifindex))
+}
+
 impl Open {
     fn new(start: i64) -> Self {
         let (windows, active, skipped, known) = Default::default();
@@ -241,9 +245,7 @@ impl Open {
 
     /// Only what the flow log wants.
     fn collect(&mut self, slice: &Slice, log: &FlowLog) {
-        let ids = &self.ended.interface_ids;
-        let is_wanted = |flow: &&Flow| log.traffic_type.admits(flow) && ids.contains_key(&flow.key.ifindex);
-        let flows = slice.flows.iter().filter(is_wanted).copied().collect();
+        let flows = wanted(log, &slice.flows, &self.ended.interface_ids).copied().collect();
         self.windows.absorb(Drained { batches: vec![flows], ..Drained::default() });
         self.is_empty = false;
     }
@@ -287,7 +289,8 @@ mod tests {
             selection: Selection { globs: globs.iter().map(ToString::to_string).collect(), subnets: Vec::new() },
             traffic_type,
             interval,
-            format: Format::parse("${interface-id} ${dstport} ${packets} ${start} ${end} ${action} ${log-status}").unwrap(),
+            format: Format::parse("${interface-id} ${dstport} ${packets} ${start} ${end} ${action} ${log-status}")
+                .unwrap(),
             destination: Destination::Stdout,
             tags: BTreeMap::new(),
             spool_bytes_max: 1 << 20,
@@ -319,10 +322,8 @@ mod tests {
             tcp_flags: 0,
             reason: 0,
         };
-        let flows: Vec<Flow> = ports
-            .iter()
-            .flat_map(|&port| [flow(1, Verdict::Accept, port), flow(2, Verdict::Reject, port)])
-            .collect();
+        let flows: Vec<Flow> =
+            ports.iter().flat_map(|&port| [flow(1, Verdict::Accept, port), flow(2, Verdict::Reject, port)]).collect();
         let named = |id: &str, name: &str| Named {
             id: id.to_owned(),
             name: name.to_owned(),
@@ -402,9 +403,15 @@ mod tests {
         let mut second = subscription(root.path(), log(120, TrafficType::All, &[]));
         second.expect_replay(&[60, 120, 180, 240]);
         slices[1..].iter().for_each(|slice| drop(second.take(slice)));
-        assert_eq!((before.len(), windows(&second)), (2, vec![(300, vec![
-            "eni-1 80 2 240 300 ACCEPT OK".to_owned(),
-            "eni-2 80 2 240 300 REJECT OK".to_owned(),
-        ])]));
+        assert_eq!(
+            (before.len(), windows(&second)),
+            (
+                2,
+                vec![(
+                    300,
+                    vec!["eni-1 80 2 240 300 ACCEPT OK".to_owned(), "eni-2 80 2 240 300 REJECT OK".to_owned(),]
+                )]
+            )
+        );
     }
 }

@@ -71,7 +71,7 @@ fn round(capture: &mut Capture, flows: u32) -> Result<[Duration; 7]> {
     ensure!(bytes > window.flows() * 60, "{bytes} bytes of text for {} flows", window.flows());
     let root = tempfile::tempdir()?;
     let start = Instant::now();
-    let records = bench::gzip_directory(&window, root.path())?;
+    let records = bench::spool(&window, root.path())?;
     let directory = start.elapsed();
     ensure!(records == u64::from(flows), "{records} records for {flows} flows");
     let sum = times.read + close + format;

@@ -7,7 +7,6 @@ mod doctor;
 mod list;
 mod run;
 mod spool;
-mod status;
 
 use clap::Parser;
 use clap::error::ErrorKind;

@@ -168,11 +168,7 @@ impl Args {
                 "--hive-compatible-partitions",
                 given(self.hive_compatible_partitions),
             ),
-            (
-                "flow-log.destination-options.per-hour-partition",
-                "--per-hour-partition",
-                given(self.per_hour_partition),
-            ),
+            ("flow-log.destination-options.per-hour-partition", "--per-hour-partition", given(self.per_hour_partition)),
             ("flow-log.object-interval", "--object-interval", number(self.object_interval)),
             ("flow-log.endpoint-url", "--endpoint-url", text(&self.endpoint_url)),
             ("flow-log.path-style", "--path-style", given(self.path_style)),

@@ -116,7 +116,10 @@ impl Waiting {
             lines.push_str(&format!("  lost to a damaged disk: {} records\n", dropped.corrupt_records));
         }
         if self.dead_letter_bytes > 0 {
-            lines.push_str(&format!("  not taken by the destination: {} in {DEAD_LETTERS}\n", size(self.dead_letter_bytes)));
+            lines.push_str(&format!(
+                "  not taken by the destination: {} in {DEAD_LETTERS}\n",
+                size(self.dead_letter_bytes)
+            ));
         }
         lines
     }

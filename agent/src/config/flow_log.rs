@@ -154,7 +154,9 @@ fn layout(section: &Section, default: u32) -> Result<Layout, ConfigError> {
     let key = "object-interval";
     let interval = section.within(key, 0, 3600)?.unwrap_or(default);
     if interval % SLOT != 0 {
-        let why = format!("{interval} is not allowed; allowed: 0 (an object for each window) and multiples of {SLOT} up to 3600");
+        let why = format!(
+            "{interval} is not allowed; allowed: 0 (an object for each window) and multiples of {SLOT} up to 3600"
+        );
         return Err(section.error(key, why));
     }
     Ok(Layout {

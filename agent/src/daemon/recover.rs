@@ -32,8 +32,7 @@ impl Daemon {
         // The last one goes on, if it was not closed and no index is another interface's now; its end is the present
         // window's.
         let goes_on = |window: &Recovered| {
-            let is_same =
-                |(index, named): (&u32, &Named)| self.tracked.get(index).is_none_or(|now| now.id == named.id);
+            let is_same = |(index, named): (&u32, &Named)| self.tracked.get(index).is_none_or(|now| now.id == named.id);
             window.closed.is_none() && window.names.iter().all(is_same)
         };
         let (open, complete) = match windows.split_last() {

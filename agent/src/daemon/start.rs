@@ -10,7 +10,7 @@ use crate::deliver::Delivery;
 use crate::doctor;
 use crate::flow_log::{Destination, FlowLog};
 use crate::pipeline::Pipeline;
-use crate::sink;
+use crate::sink::{Directory, Names};
 use crate::spool::Spool;
 use crate::state_lock::{self, StateLock};
 use crate::subscription::Subscription;
@@ -85,8 +85,9 @@ pub(super) fn load(path: &Path, surroundings: &Surroundings) -> Result<Config, F
 
 /// Opens a flow log's spool and begins to deliver what is in it.
 pub(super) fn subscribe(log: FlowLog, host: &Host, state_directory: &Path) -> Result<Subscription, Failure> {
-    if let Destination::Directory { root, .. } = &log.destination {
-        let checked = sink::check_directory(root, &host.identity, &log.id);
+    if let Destination::Directory { root, layout } = &log.destination {
+        let names = Names::new(host.identity.clone(), &log.id, "", *layout);
+        let checked = Directory::create(root.clone(), &names);
         checked.map_err(|e| Failure::Usage(format!("'--log-destination': '{}': {e}", root.display())))?;
     }
     let directory = state_directory.join(SPOOLS).join(&log.id);

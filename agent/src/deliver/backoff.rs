@@ -82,7 +82,8 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_is_the_least() {
-        let asked = |seconds| Backoff::default().after(Cause::Passing, Some(Duration::from_secs(seconds)), 1.0).as_secs();
+        let asked =
+            |seconds| Backoff::default().after(Cause::Passing, Some(Duration::from_secs(seconds)), 1.0).as_secs();
         assert_eq!((asked(0), asked(20), asked(86_400)), (1, 20, 300));
     }
 }

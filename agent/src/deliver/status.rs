@@ -109,7 +109,12 @@ impl Keeper {
     /// Goes on where an earlier run was, so that an error keeps its time.
     pub(super) fn open(directory: &Path) -> Self {
         let before = Status::read(directory).ok().flatten().unwrap_or_default();
-        let status = Status { state: State::Idle, error: before.error, last_delivery: before.last_delivery, ..Status::default() };
+        let status = Status {
+            state: State::Idle,
+            error: before.error,
+            last_delivery: before.last_delivery,
+            ..Status::default()
+        };
         Self { status, path: directory.join(FILE), is_written: false, last_write: None, is_failing: false }
     }
 

@@ -44,7 +44,9 @@ impl DeadLetter {
         if self.pending.is_empty() {
             return Ok(());
         }
-        self.write().map_err(|cause| Outcome::Retry(Fault::new("disk", format!("cannot write to {}: {cause}", self.directory.display()))))?;
+        self.write().map_err(|cause| {
+            Outcome::Retry(Fault::new("disk", format!("cannot write to {}: {cause}", self.directory.display())))
+        })?;
         tracing::error!(
             lines = self.pending_lines,
             "not taken by the destination, kept in {}",
@@ -95,7 +97,8 @@ impl DeadLetter {
         let mut numbers = Vec::new();
         for entry in fs::read_dir(&self.directory)? {
             let name = entry?.file_name();
-            let number: Option<u64> = name.to_str().and_then(|name| name.strip_suffix(".log")).and_then(|name| name.parse().ok());
+            let number: Option<u64> =
+                name.to_str().and_then(|name| name.strip_suffix(".log")).and_then(|name| name.parse().ok());
             numbers.extend(number);
         }
         numbers.sort_unstable();

@@ -82,7 +82,8 @@ mod tests {
 
     #[test]
     fn tags_are_a_query_string() {
-        let tags = BTreeMap::from([("Cost Center".to_owned(), "a&b=c/é+".to_owned()), ("env".to_owned(), String::new())]);
+        let tags =
+            BTreeMap::from([("Cost Center".to_owned(), "a&b=c/é+".to_owned()), ("env".to_owned(), String::new())]);
         assert_eq!(tagging(&tags), "Cost%20Center=a%26b%3Dc%2F%C3%A9%2B&env=");
     }
 }

@@ -98,7 +98,9 @@ impl Walk {
     }
 
     fn write(&self, line: &str) -> Result<(), Outcome> {
-        disk::replace_line(&self.path, line).map_err(|cause| Outcome::Retry(Fault::new("disk", format!("cannot write {}: {cause}", self.path.display()))))
+        disk::replace_line(&self.path, line).map_err(|cause| {
+            Outcome::Retry(Fault::new("disk", format!("cannot write {}: {cause}", self.path.display())))
+        })
     }
 }
 
@@ -133,6 +135,7 @@ fn parse(line: &str, segment: SegmentId) -> Option<(usize, Vec<usize>)> {
     if of.parse::<SegmentId>().ok()? != segment {
         return None;
     }
-    let calls = calls.split(',').filter(|text| !text.is_empty()).map(|text| text.parse().ok()).collect::<Option<_>>()?;
+    let calls =
+        calls.split(',').filter(|text| !text.is_empty()).map(|text| text.parse().ok()).collect::<Option<_>>()?;
     Some((blocks.parse().ok()?, calls))
 }

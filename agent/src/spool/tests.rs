@@ -53,4 +53,3 @@ fn files(root: &Path) -> Vec<String> {
     names.sort();
     names
 }
-

@@ -62,12 +62,8 @@ const TRANSIENT: [&str; 21] = [
 ];
 
 /// The bucket is in another region.
-const ELSEWHERE: [&str; 4] = [
-    "PermanentRedirect",
-    "AuthorizationHeaderMalformed",
-    "IllegalLocationConstraintException",
-    "301",
-];
+const ELSEWHERE: [&str; 4] =
+    ["PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"];
 
 const GRANT: &str = "grant it to these credentials; flowlogd check --iam-policy prints the policy";
 const KEYS: &str = "check the access key, secret and session token that these credentials are from";
@@ -350,8 +346,7 @@ mod tests {
             ("SignatureDoesNotMatch", 10, REFUSE, "check the access key"),
             ("AccessDenied", 3600, REFUSE, "grant it"),
         ] {
-            let facts =
-                Facts { status: Some(403), code: Some(code.to_owned()), skew: Some(skew), ..Facts::default() };
+            let facts = Facts { status: Some(403), code: Some(code.to_owned()), skew: Some(skew), ..Facts::default() };
             let (what, fault) = taken_apart(judge(facts));
             assert_eq!(what, expected, "{code} {skew}");
             assert!(fault.message.contains(says), "{code} {skew}: {}", fault.message);
@@ -369,7 +364,10 @@ mod tests {
                        should have been\n'POST\n/\n\nx-amz-security-token:t0k3n";
         let facts = facts(&response, Some("InvalidSignatureException"), Some(message), now);
         assert_eq!(facts.message.as_deref(), Some("The request signature we calculated does not match"));
-        assert_eq!((facts.status, facts.skew, facts.retry_after), (Some(403), Some(3000), Some(Duration::from_secs(7))));
+        assert_eq!(
+            (facts.status, facts.skew, facts.retry_after),
+            (Some(403), Some(3000), Some(Duration::from_secs(7)))
+        );
         assert_eq!(facts.region.as_deref(), Some("eu-west-1"));
         let message = "The authorization header is malformed; the region 'us-east-1' is wrong; expecting 'eu-west-1'";
         assert_eq!(region_in(message).as_deref(), Some("eu-west-1"));

@@ -180,7 +180,10 @@ pub(super) mod tests {
         let (events, unfit) = events(text.as_bytes());
         let messages: Vec<_> = events.iter().map(|e| (e.time, &text[e.message.clone()])).collect();
         assert_eq!(messages, [(60_000, "a b"), (65_000, "c")]);
-        let unfit: Vec<_> = unfit.iter().map(|(why, range)| (*why, text[range.clone()].get(..4).unwrap_or(&text[range.clone()]))).collect();
+        let unfit: Vec<_> = unfit
+            .iter()
+            .map(|(why, range)| (*why, text[range.clone()].get(..4).unwrap_or(&text[range.clone()])))
+            .collect();
         assert_eq!(
             unfit,
             [

@@ -207,7 +207,9 @@ impl Place {
             Err(error) => match error.code() {
                 // Older services; what they have they keep.
                 Some("DataAlreadyAcceptedException") => Ok(Vec::new()),
-                Some(NOT_FOUND) => Err(Outcome::Retry(Fault::new(NOT_FOUND, "the stream was made and is not there yet"))),
+                Some(NOT_FOUND) => {
+                    Err(Outcome::Retry(Fault::new(NOT_FOUND, "the stream was made and is not there yet")))
+                }
                 _ => Err(error::outcome(&error)),
             },
         }
@@ -224,7 +226,9 @@ impl Place {
             Ok(_) => Ok(()),
             Err(error) => match error.code() {
                 Some(EXISTS) => Ok(()),
-                Some(NOT_FOUND) => Err(Outcome::Retry(Fault::new(NOT_FOUND, "the group was made and is not there yet"))),
+                Some(NOT_FOUND) => {
+                    Err(Outcome::Retry(Fault::new(NOT_FOUND, "the group was made and is not there yet")))
+                }
                 _ => Err(error::outcome(&error)),
             },
         }

@@ -121,10 +121,11 @@ impl Load {
         // None of it can fail to build: the data is set.
         let record = |at: &usize| Record::builder().data(Blob::new(self.records[*at].clone())).build().ok();
         let records = self.open.iter().filter_map(record).collect();
-        let answer = match client.put_record_batch().delivery_stream_name(stream).set_records(Some(records)).send().await {
-            Ok(answer) => answer,
-            Err(error) => return error::outcome(&error),
-        };
+        let answer =
+            match client.put_record_batch().delivery_stream_name(stream).set_records(Some(records)).send().await {
+                Ok(answer) => answer,
+                Err(error) => return error::outcome(&error),
+            };
         delivered.calls += 1;
         let before = std::mem::take(&mut self.open);
         let failed = if answer.failed_put_count() > 0 { failed(answer.request_responses()) } else { Vec::new() };
