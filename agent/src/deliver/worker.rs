@@ -152,9 +152,9 @@ impl Worker {
         }
     }
 
-    /// What failed before may just not be due any more: it is not known to work.
-    fn idle(&mut self, _: Option<i64>) {
-        if !self.keeper.status.state.is_failing() {
+    /// What failed before and is not due now is not known to work.
+    fn idle(&mut self, due: Option<i64>) {
+        if due.is_none() || !self.keeper.status.state.is_failing() {
             self.keeper.enter(State::Idle);
         }
         self.count();

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Fault, Outcome};
+use super::Outcome;
 use crate::disk;
 use crate::spool::{Block, Reader, SegmentId, Spool, SpoolError};
 
@@ -24,12 +24,14 @@ pub(super) struct Group {
 pub(super) struct Walk {
     path: PathBuf,
     place: Option<Place>,
+    /// The file cannot be written: said once.
+    is_failing: bool,
 }
 
 struct Place {
     segment: SegmentId,
     reader: Reader,
-    /// Blocks before the group, and in it.
+    /// Blocks before the group, and in it with those that were left out.
     before: usize,
     within: usize,
     /// Read ahead of the group.
@@ -39,7 +41,7 @@ struct Place {
 impl Walk {
     /// `directory` is the spool's.
     pub(super) fn new(directory: &Path) -> Self {
-        Self { path: directory.join(PROGRESS), place: None }
+        Self { path: directory.join(PROGRESS), place: None, is_failing: false }
     }
 
     /// The group after the last one. None: nothing waits.
@@ -77,9 +79,11 @@ impl Walk {
     }
 
     /// So many calls for each part of the group are out.
-    pub(super) fn note(&self, calls: &[usize]) -> Result<(), Outcome> {
-        let Some(place) = &self.place else { return Ok(()) };
-        self.write(&format(place.segment, place.before, calls))
+    pub(super) fn note(&mut self, calls: &[usize]) {
+        if let Some(place) = &self.place {
+            let line = format(place.segment, place.before, calls);
+            self.write(&line);
+        }
     }
 
     /// All of the group is out. Says whether all of its segment is.
@@ -93,14 +97,19 @@ impl Walk {
         }
         place.before += std::mem::take(&mut place.within);
         let line = format(place.segment, place.before, &[]);
-        self.write(&line)?;
+        self.write(&line);
         Ok(false)
     }
 
-    fn write(&self, line: &str) -> Result<(), Outcome> {
-        disk::replace_line(&self.path, line).map_err(|cause| {
-            Outcome::Retry(Fault::new("disk", format!("cannot write {}: {cause}", self.path.display())))
-        })
+    /// Not worth stopping for: a full disk gets room by delivering.
+    fn write(&mut self, line: &str) {
+        match disk::replace_line(&self.path, line) {
+            Ok(()) => self.is_failing = false,
+            Err(error) if !std::mem::replace(&mut self.is_failing, true) => {
+                tracing::warn!("cannot write {}: {error}; a restart would send more again", self.path.display());
+            }
+            Err(_) => {}
+        }
     }
 }
 
@@ -108,17 +117,24 @@ impl Place {
     fn read(&mut self) -> Result<Vec<Block>, SpoolError> {
         let mut blocks: Vec<Block> = self.next.take().into_iter().collect();
         let mut bytes: usize = blocks.iter().map(|block| block.raw_len as usize).sum();
+        self.within = blocks.len();
         for block in self.reader.by_ref() {
             let block = block?;
             let size = block.raw_len as usize;
+            if let Err(error) = block.text() {
+                // Checksums hold, so it was written like this: it would never go.
+                tracing::error!(records = block.records, "left out of segment {}: {error}", self.segment);
+                self.within += 1;
+                continue;
+            }
             if !blocks.is_empty() && (bytes + size > GROUP_BYTES || blocks.len() == GROUP_BLOCKS) {
                 self.next = Some(block);
                 break;
             }
             bytes += size;
+            self.within += 1;
             blocks.push(block);
         }
-        self.within = blocks.len();
         Ok(blocks)
     }
 }
@@ -135,7 +151,6 @@ fn parse(line: &str, segment: SegmentId) -> Option<(usize, Vec<usize>)> {
     if of.parse::<SegmentId>().ok()? != segment {
         return None;
     }
-    let calls =
-        calls.split(',').filter(|text| !text.is_empty()).map(|text| text.parse().ok()).collect::<Option<_>>()?;
+    let calls = calls.split(',').filter(|text| !text.is_empty()).map(|text| text.parse().ok()).collect::<Option<_>>()?;
     Some((blocks.parse().ok()?, calls))
 }

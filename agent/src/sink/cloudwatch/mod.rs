@@ -96,14 +96,11 @@ impl CloudWatch {
         let failed = self.round().await;
         self.dead.keep()?;
         if self.jobs.iter().all(Job::is_done) {
-            let records: usize = self.jobs.iter().map(|job| job.events.len()).sum();
-            let is_segment_done = self.walk.done(spool)?;
+            self.delivered.segments += u64::from(self.walk.done(spool)?);
             self.jobs.clear();
-            self.delivered.records += records as u64;
-            self.delivered.segments += u64::from(is_segment_done);
         } else {
             let calls: Vec<usize> = self.jobs.iter().map(|job| job.done).collect();
-            self.walk.note(&calls)?;
+            self.walk.note(&calls);
         }
         match failed {
             Some(outcome) => Err(outcome),
@@ -151,12 +148,14 @@ impl CloudWatch {
             match sent {
                 Ok(rejected) => {
                     let batch = &job.events[job.batches[job.done].clone()];
+                    let lost: usize = rejected.iter().map(|(_, range)| range.len()).sum();
                     for (reason, range) in rejected {
                         for event in &batch[range] {
                             self.dead.add(reason, &job.stream, &job.text[event.message.clone()]);
                         }
                     }
                     self.delivered.calls += 1;
+                    self.delivered.records += (batch.len() - lost) as u64;
                     self.delivered.bytes += batch.iter().map(|event| event.message.len() as u64).sum::<u64>();
                     job.done += 1;
                 }
@@ -190,17 +189,15 @@ impl Place {
         if self.lacks_retention.get() {
             self.set_retention(client).await?;
         }
-        let events = job.next_batch();
-        let count = events.len();
-        let call = client
-            .put_log_events()
-            .log_group_name(&self.group)
-            .log_stream_name(&job.stream)
-            .set_log_events(Some(events));
-        let mut sent = call.clone().send().await;
+        let count = job.batches[job.done].len();
+        let call = || {
+            let call = client.put_log_events().log_group_name(&self.group).log_stream_name(&job.stream);
+            call.set_log_events(Some(job.next_batch()))
+        };
+        let mut sent = call().send().await;
         if sent.as_ref().is_err_and(|error| error.code() == Some(NOT_FOUND)) {
             self.make_stream(client, &job.stream).await?;
-            sent = call.send().await;
+            sent = call().send().await;
         }
         match sent {
             Ok(answer) => Ok(answer.rejected_log_events_info().map_or(Vec::new(), |info| batch::rejected(info, count))),

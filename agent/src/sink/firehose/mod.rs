@@ -79,7 +79,7 @@ impl Firehose {
             }
         }
         if load.done < load.calls.len() {
-            self.walk.note(&[load.done])?;
+            self.walk.note(&[load.done]);
             return Ok(Step::Progress);
         }
         let lines = load.lines;
