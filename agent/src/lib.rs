@@ -24,6 +24,8 @@ mod identity;
 mod journal;
 mod pipeline;
 mod record;
+#[allow(dead_code, reason = "until windows go through the spool")]
+mod register;
 mod select;
 #[allow(dead_code, unused_imports, reason = "until windows go through the spool")]
 mod sink;
