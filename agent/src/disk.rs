@@ -56,27 +56,6 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// A small file of one line: after a crash it has the old line or the new one.
-pub(crate) fn replace_line(path: &Path, line: &str) -> io::Result<()> {
-    let temporary = path.with_added_extension("tmp");
-    let file = create(&temporary, 0o600)?;
-    write_all(&file, format!("{line} {:08x}\n", crc32fast::hash(line.as_bytes())).as_bytes())?;
-    sync(&file)?;
-    rename(&temporary, path)?;
-    sync_folder(path.parent().unwrap_or(Path::new(".")))
-}
-
-/// What [`replace_line`] wrote. None: there is no such file. Invalid data: the disk has changed it.
-pub(crate) fn read_line(path: &Path) -> io::Result<Option<String>> {
-    let text = match fs::read_to_string(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        text => text?,
-    };
-    let checked = text.strip_suffix('\n').and_then(|text| text.rsplit_once(' '));
-    let line = checked.filter(|(line, crc)| format!("{:08x}", crc32fast::hash(line.as_bytes())) == *crc);
-    line.map(|(line, _)| Some(line.to_owned())).ok_or_else(|| ErrorKind::InvalidData.into())
-}
-
 #[cfg(not(test))]
 #[inline(always)]
 fn alive() -> io::Result<()> {

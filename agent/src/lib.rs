@@ -21,6 +21,7 @@ mod identity;
 mod journal;
 mod pipeline;
 mod record;
+mod register;
 mod select;
 mod sink;
 mod spool;

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,8 +13,9 @@ use bytes::Bytes;
 use super::due::{due, next_look};
 use super::member::{Member, TEXT_BYTES_MAX};
 use super::{Delivered, Directory, Names, Outcome, S3, slot_of};
+use crate::fault;
+use crate::register::Register;
 use crate::spool::{Block, Segment, SegmentId, Spool, SpoolError};
-use crate::{disk, fault};
 
 /// Keeps whole objects by name.
 pub(crate) enum Store {
@@ -41,6 +41,8 @@ pub(crate) struct Objects {
     interval: u32,
     store: Store,
     batch: Option<Batch>,
+    /// The newest batch's last segment.
+    batch_file: Register,
     delivered: Delivered,
     text_bytes_max: u64,
 }
@@ -70,12 +72,16 @@ impl Objects {
         interval: u32,
         store: Store,
     ) -> Result<Self, SpoolError> {
-        let (header, delivered) = (format!("{header}\n"), Delivered::default());
-        let mut objects =
-            Self { spool, names, header, interval, store, batch: None, delivered, text_bytes_max: TEXT_BYTES_MAX };
-        if let Some(through) = objects.read_batch_file()? {
-            objects.batch = objects.batch_through(through)?;
+        let (mut batch_file, through) = read_batch_file(&spool)?;
+        // Makes room for what is to be said when there is none.
+        if let Err(error) = write_batch_file(&mut batch_file, through) {
+            tracing::warn!("{error}");
         }
+        let (header, delivered) = (format!("{header}\n"), Delivered::default());
+        let (batch, text_bytes_max) = (None, TEXT_BYTES_MAX);
+        let mut objects = Self { spool, names, header, interval, store, batch, batch_file, delivered, text_bytes_max };
+        // None of it is there when the batch was settled.
+        objects.batch = objects.batch_through(through)?;
         Ok(objects)
     }
 
@@ -121,8 +127,7 @@ impl Objects {
             let Some(through) = due(&self.spool.segments(), now, self.interval, all) else { return Ok(false) };
             let batch = self.batch_through(through)?;
             if batch.is_some() {
-                let path = self.batch_file();
-                disk::replace_line(&path, &through.to_string()).map_err(SpoolError::at("write", &path))?;
+                write_batch_file(&mut self.batch_file, through)?;
                 fault::point("batch-made");
             }
             self.batch = batch;
@@ -156,11 +161,6 @@ impl Objects {
         self.delivered.segments += batch.segments.len() as u64;
         self.batch = None;
         self.spool.hold(None);
-        // Without its segments it says nothing, so it may as well stay.
-        let path = self.batch_file();
-        if let Err(error) = disk::remove(&path).map_err(SpoolError::at("remove", &path)) {
-            tracing::warn!("{error}");
-        }
         Outcome::Done
     }
 
@@ -198,23 +198,24 @@ impl Objects {
         }
         Ok(())
     }
+}
 
-    fn batch_file(&self) -> PathBuf {
-        self.spool.directory().join("batch")
-    }
+fn write_batch_file(file: &mut Register, through: SegmentId) -> Result<(), SpoolError> {
+    file.write(&through.to_string()).map_err(SpoolError::at("write", file.path()))
+}
 
-    fn read_batch_file(&self) -> Result<Option<SegmentId>, SpoolError> {
-        let path = self.batch_file();
-        let line = match disk::read_line(&path) {
-            Ok(None) => return Ok(None),
-            Ok(line) => line,
-            Err(error) if error.kind() == ErrorKind::InvalidData => None,
-            Err(error) => return Err(SpoolError::at("read", &path)(error)),
-        };
-        let through = line.and_then(|line| line.parse().ok());
-        if through.is_none() {
-            tracing::warn!("{} is damaged: objects may be published again under other names", path.display());
-        }
-        Ok(through)
-    }
+fn read_batch_file(spool: &Spool) -> Result<(Register, SegmentId), SpoolError> {
+    let (file, line) = Register::open(spool.directory().join("batch"));
+    let through = match line {
+        Ok(None) => Some(SegmentId::NONE),
+        Ok(Some(line)) => line.parse().ok(),
+        Err(error) if error.kind() == ErrorKind::InvalidData => None,
+        Err(error) => return Err(SpoolError::at("read", file.path())(error)),
+    };
+    let through = through.unwrap_or_else(|| {
+        let path = file.path().display();
+        tracing::warn!("{path} is damaged: objects may be published again under other names");
+        SegmentId::NONE
+    });
+    Ok((file, through))
 }

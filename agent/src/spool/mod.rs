@@ -27,6 +27,7 @@ pub(crate) use format::{Block, Deflate};
 pub(crate) use reader::Reader;
 pub(crate) use writer::Writer;
 
+use crate::register::Register;
 use crate::{disk, fault};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,12 +89,12 @@ pub(crate) struct Spool {
     state: Arc<Mutex<State>>,
 }
 
-#[derive(Default)]
 struct State {
     segments: BTreeMap<SegmentId, Segment>,
     /// The newest id that was ever given out.
     newest: u64,
     last: Last,
+    register: Register,
     /// Everything up to here is being delivered.
     held: Option<SegmentId>,
     /// Blocks and records, of segments that are read to their end.
@@ -159,10 +160,9 @@ impl Spool {
     /// Segments up to `through` are delivered. All of them or, after an error, none.
     pub(crate) fn remove(&self, through: SegmentId) -> Result<(), SpoolError> {
         let mut state = self.state();
-        let Some(&newest) = state.segments.range(..=through).next_back().map(|(id, _)| id) else { return Ok(()) };
+        let Some(newest) = state.segments.range(..=through).next_back().map(|(id, _)| *id) else { return Ok(()) };
         let last = Last { removed: newest.0, ..state.last };
-        self.write_last(last)?;
-        state.last = last;
+        state.write_last(last)?;
         let kept = state.segments.split_off(&SegmentId(newest.0 + 1));
         for id in std::mem::replace(&mut state.segments, kept).into_keys() {
             self.delete(id);
@@ -200,11 +200,6 @@ impl Spool {
         self.directory.join(id.file_name())
     }
 
-    fn write_last(&self, last: Last) -> Result<(), SpoolError> {
-        let path = self.directory.join(LAST);
-        disk::replace_line(&path, &last.line()).map_err(SpoolError::at("write", &path))
-    }
-
     /// Whatever the segment's fate is, it is decided: a file that stays now goes at the next start.
     fn delete(&self, id: SegmentId) {
         let path = self.path(id);
@@ -217,9 +212,7 @@ impl Spool {
     fn pass(&self, window: Window) -> Result<(), SpoolError> {
         let mut state = self.state();
         let last = Last { id: state.next_id().0, number: Some(window.number), ..state.last };
-        self.write_last(last)?;
-        state.last = last;
-        Ok(())
+        state.write_last(last)
     }
 
     /// A segment whose file is in its place.
@@ -245,6 +238,13 @@ impl State {
     fn next_id(&mut self) -> SegmentId {
         self.newest += 1;
         SegmentId(self.newest)
+    }
+
+    fn write_last(&mut self, last: Last) -> Result<(), SpoolError> {
+        let written = self.register.write(&last.line());
+        written.map_err(SpoolError::at("write", self.register.path()))?;
+        self.last = last;
+        Ok(())
     }
 
     fn bytes(&self) -> u64 {
@@ -299,6 +299,9 @@ const EXTENSION: &str = ".seg";
 const TEMPORARY: &str = ".tmp";
 
 impl SegmentId {
+    /// Before all others.
+    pub(crate) const NONE: Self = Self(0);
+
     /// In the order of ids.
     fn file_name(self) -> String {
         format!("{:020}{EXTENSION}", self.0)

@@ -8,11 +8,11 @@ use std::path::Path;
 use super::reader::Ends;
 use super::{EXTENSION, LAST, Last, Segment, SegmentId, SpoolError, State, TEMPORARY};
 use crate::disk;
+use crate::register::Register;
 
 /// Removes half-written segments and those that are delivered. Files of other names belong to others.
 pub(super) fn read(directory: &Path) -> Result<State, SpoolError> {
-    let mut state = State { last: read_last(directory)?, ..State::default() };
-    state.newest = state.last.id.max(state.last.removed);
+    let mut state = begin(directory)?;
     for entry in fs::read_dir(directory).map_err(SpoolError::at("read directory", directory))? {
         let path = entry.map_err(SpoolError::at("read directory", directory))?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
@@ -31,6 +31,10 @@ pub(super) fn read(directory: &Path) -> Result<State, SpoolError> {
     if let Some(newest) = state.segments.values().next_back() {
         let Segment { id, window, .. } = *newest;
         state.last.finish(id, window);
+    }
+    // Makes room for what is to be said when there is none.
+    if let Err(error) = state.write_last(state.last) {
+        tracing::warn!("{error}");
     }
     Ok(state)
 }
@@ -66,16 +70,21 @@ fn segment(path: &Path, id: SegmentId) -> Result<Option<Segment>, SpoolError> {
     }
 }
 
-fn read_last(directory: &Path) -> Result<Last, SpoolError> {
-    let path = directory.join(LAST);
-    let line = match disk::read_line(&path) {
-        Ok(None) => return Ok(Last::default()),
-        Ok(line) => line,
+/// What is known without the segments.
+fn begin(directory: &Path) -> Result<State, SpoolError> {
+    let (register, line) = Register::open(directory.join(LAST));
+    let last = match line {
+        Ok(None) => Some(Last::default()),
+        Ok(Some(line)) => Last::parse(&line),
         Err(error) if error.kind() == ErrorKind::InvalidData => None,
-        Err(error) => return Err(SpoolError::at("read", &path)(error)),
+        Err(error) => return Err(SpoolError::at("read", register.path())(error)),
     };
-    Ok(line.and_then(|line| Last::parse(&line)).unwrap_or_else(|| {
-        tracing::warn!("{} is damaged: windows that are delivered may be delivered again", path.display());
+    let last = last.unwrap_or_else(|| {
+        let path = register.path().display();
+        tracing::warn!("{path} is damaged: windows that are delivered may be delivered again");
         Last::default()
-    }))
+    });
+    let newest = last.id.max(last.removed);
+    let (segments, held, corrupt, dropped, said) = Default::default();
+    Ok(State { segments, newest, last, register, held, corrupt, dropped, said })
 }
