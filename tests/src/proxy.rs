@@ -118,7 +118,8 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    pub fn start(ns: &Netns, address: SocketAddr, upstream: SocketAddr) -> Result<Self> {
+    pub fn start(ns: &Netns, port: u16, upstream: SocketAddr) -> Result<Self> {
+        let address = SocketAddr::new(upstream.ip(), port);
         let state = Arc::new(State { upstream, fault: Mutex::new((Mode::Pass, 1)), seen: Mutex::default() });
         let serving = Arc::clone(&state);
         let listener = Listener::start(ns, address, move |stream| serving.serve(stream))?;
@@ -234,7 +235,7 @@ mod tests {
             kept.lock().expect("test").push(String::from_utf8_lossy(&request.body).into_owned());
             Response::new(200, "text/plain", ANSWER)
         })?;
-        let proxy = Proxy::start(&ns, PROXY.parse()?, SERVICE.parse()?)?;
+        let proxy = Proxy::start(&ns, 4000, SERVICE.parse()?)?;
         test(&ns, &proxy, &bodies)
     }
 
