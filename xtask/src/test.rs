@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::{cargo, need_root, output, run, setup, step, target_dir};
+use crate::{cargo, need_root, output, run, setup, step, target_dir, venv};
 
 const PACKAGES: [&str; 8] =
     ["iproute2", "nftables", "iptables", "iperf3", "iputils-ping", "tcpdump", "ethtool", "libfaketime"];
@@ -23,6 +23,7 @@ fn run_steps(steps: &mut Steps, unit: bool, filter: Option<&str>) -> Result<()> 
     steps.run("setup", setup::build_tools)?;
     if !unit {
         steps.run("packages", || setup::packages(&PACKAGES))?;
+        steps.run("Python packages", venv::install)?;
     }
     steps.cargo("format", cargo(["fmt", "--all", "--check"]))?;
     // Their binaries are for BPF only; agent-ebpf's library is linted as the agent's dependency.

@@ -195,7 +195,9 @@ fn mistakes_of_an_s3_destination() {
     for interval in [60, 301] {
         wrong(
             &format!("object-interval = {interval}"),
-            &format!("object-interval: {interval} is not allowed; allowed: 0 (an object for each window) and multiples of 300 up to 3600"),
+            &format!(
+                "object-interval: {interval} is not allowed; allowed: 0 (an object for each window) and multiples of 300 up to 3600"
+            ),
         );
     }
     wrong("object-interval = 3900", "object-interval: 3900 is not allowed; allowed: 0 to 3600");

@@ -3,10 +3,10 @@
 //! Must not know what a call is; counts them.
 #![forbid(unsafe_code)]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::Outcome;
-use crate::disk;
+use crate::register::Register;
 use crate::spool::{Block, Reader, SegmentId, Spool, SpoolError};
 
 /// Of text that is in memory.
@@ -22,7 +22,9 @@ pub(super) struct Group {
 }
 
 pub(super) struct Walk {
-    path: PathBuf,
+    file: Register,
+    /// What the file said at the start.
+    said: String,
     place: Option<Place>,
     /// The file cannot be written: said once.
     is_failing: bool,
@@ -41,7 +43,10 @@ struct Place {
 impl Walk {
     /// `directory` is the spool's.
     pub(super) fn new(directory: &Path) -> Self {
-        Self { path: directory.join(PROGRESS), place: None, is_failing: false }
+        let (file, line) = Register::open(directory.join(PROGRESS));
+        // A damaged file costs calls that are made twice.
+        let said = line.ok().flatten().unwrap_or_default();
+        Self { file, said, place: None, is_failing: false }
     }
 
     /// The group after the last one. None: nothing waits.
@@ -68,9 +73,7 @@ impl Walk {
         let Some(segment) = spool.segments().first().map(|segment| segment.id) else { return Ok(None) };
         spool.hold(Some(segment));
         let mut reader = spool.read(segment)?;
-        // A damaged file costs calls that are made twice.
-        let line = disk::read_line(&self.path).ok().flatten().unwrap_or_default();
-        let (before, calls) = parse(&line, segment).unwrap_or_default();
+        let (before, calls) = parse(&self.said, segment).unwrap_or_default();
         for _ in 0..before {
             reader.next().transpose()?;
         }
@@ -103,10 +106,10 @@ impl Walk {
 
     /// Not worth stopping for: a full disk gets room by delivering.
     fn write(&mut self, line: &str) {
-        match disk::replace_line(&self.path, line) {
+        match self.file.write(line) {
             Ok(()) => self.is_failing = false,
             Err(error) if !std::mem::replace(&mut self.is_failing, true) => {
-                tracing::warn!("cannot write {}: {error}; a restart would send more again", self.path.display());
+                tracing::warn!("cannot write {}: {error}; a restart would send more again", self.file.path().display());
             }
             Err(_) => {}
         }
@@ -151,6 +154,7 @@ fn parse(line: &str, segment: SegmentId) -> Option<(usize, Vec<usize>)> {
     if of.parse::<SegmentId>().ok()? != segment {
         return None;
     }
-    let calls = calls.split(',').filter(|text| !text.is_empty()).map(|text| text.parse().ok()).collect::<Option<_>>()?;
+    let calls =
+        calls.split(',').filter(|text| !text.is_empty()).map(|text| text.parse().ok()).collect::<Option<_>>()?;
     Some((blocks.parse().ok()?, calls))
 }
