@@ -23,7 +23,7 @@ pub(super) struct Group {
 
 pub(super) struct Walk {
     file: Register,
-    /// What the file said at the start.
+    /// What the file says, or would if it could be written.
     said: String,
     place: Option<Place>,
     /// The file cannot be written: said once.
@@ -106,6 +106,7 @@ impl Walk {
 
     /// Not worth stopping for: a full disk gets room by delivering.
     fn write(&mut self, line: &str) {
+        line.clone_into(&mut self.said);
         match self.file.write(line) {
             Ok(()) => self.is_failing = false,
             Err(error) if !std::mem::replace(&mut self.is_failing, true) => {

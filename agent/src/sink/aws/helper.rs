@@ -170,6 +170,7 @@ mod tests {
     use super::*;
     use std::error::Error as _;
     use std::fs;
+    use std::thread;
     use std::path::Path;
     use std::time::Instant;
 
@@ -242,9 +243,13 @@ mod tests {
         assert!(start.elapsed() < Duration::from_secs(10));
         assert_eq!(error.source().unwrap().to_string(), "credential_process gave no answer within 0 s");
         for pid in fs::read_to_string(pids).unwrap().split_whitespace() {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            // Gone, or waiting for init to take notice.
-            assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+            let stat = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // Gone, or waiting for init to take notice. A killed process may still be on its way out.
+            let is_ended = |stat: &str| stat.is_empty() || stat.contains(") Z ");
+            while !is_ended(&stat()) {
+                assert!(start.elapsed() < Duration::from_secs(10), "{}", stat());
+                thread::sleep(Duration::from_millis(10));
+            }
         }
     }
 
