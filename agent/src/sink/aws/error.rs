@@ -36,8 +36,14 @@ const NO_CREDENTIALS: &str = "credentials";
 const SIGNATURE: [&str; 5] =
     ["RequestTimeTooSkewed", "SignatureDoesNotMatch", "InvalidSignatureException", "RequestExpired", "AuthFailure"];
 
-/// Pass by themselves whatever the status; other 5xx do too.
-const TRANSIENT: [&str; 21] = [
+/// Pass by themselves whatever the status, which some services have at 400; other 5xx do too.
+const TRANSIENT: [&str; 27] = [
+    "ServiceUnavailable",
+    "ServiceUnavailableException",
+    "InternalError",
+    "InternalFailure",
+    "InternalServerError",
+    "InternalServerException",
     "Throttling",
     "ThrottlingException",
     "ThrottledException",
@@ -287,6 +293,8 @@ mod tests {
             (429, "", RETRY, ""),
             (500, "InternalError", RETRY, ""),
             (503, "ServiceUnavailableException", RETRY, ""),
+            (400, "ServiceUnavailableException", RETRY, ""),
+            (400, "InternalFailure", RETRY, ""),
             (502, "", RETRY, "HTTP status 502"),
             (400, "RequestTimeout", RETRY, ""),
             (408, "", RETRY, ""),
@@ -399,7 +407,7 @@ mod tests {
     fn credentials_that_do_not_come() {
         let failing = |error: fn() -> CredentialsError| provide_credentials_fn(move || async move { Err(error()) });
         let put = |error| taken_apart(put("http://127.0.0.1:1", failing(error)));
-        let (what, fault) = put(|| CredentialsError::not_loaded_no_source());
+        let (what, fault) = put(CredentialsError::not_loaded_no_source);
         assert_eq!((what, fault.code.as_str()), (REFUSE, "credentials"));
         assert!(fault.message.starts_with("no credentials found; give keys"), "{}", fault.message);
         let (what, fault) = put(|| CredentialsError::invalid_configuration("profile x is a loop"));
