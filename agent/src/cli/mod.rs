@@ -5,6 +5,7 @@ mod check;
 mod detach;
 mod doctor;
 mod list;
+pub mod log;
 mod run;
 mod spool;
 

@@ -25,7 +25,6 @@ pub(super) struct Args {
 
 /// One flow log's.
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
 struct Waiting {
     flow_log_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,7 +43,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let all = read(&directory, SystemTime::now())
         .map_err(|error| Failure::Run(format!("--state-directory: {}: {error}", directory.display())))?;
     if args.json {
-        println!("{:#}", serde_json::json!({ "Spool": all }));
+        println!("{:#}", serde_json::json!({ "spool": all }));
     } else {
         all.iter().for_each(|one| print!("{}", one.lines(io::stdout().is_terminal())));
     }
@@ -197,8 +196,8 @@ mod tests {
                not taken by the destination: 1 B in dead-letter\n"
         );
         let json = serde_json::to_value(&all[0]).unwrap();
-        assert_eq!(json["FlowLogId"], "fl-1");
-        assert_eq!((&json["Windows"], &json["Bytes"], &json["state"]), (&2.into(), &20_480.into(), &"refused".into()));
+        assert_eq!(json["flow_log_id"], "fl-1");
+        assert_eq!((&json["windows"], &json["bytes"], &json["state"]), (&2.into(), &20_480.into(), &"refused".into()));
         fs::write(directory.join("status.json"), "{").unwrap();
         assert!(read(state.path(), now).is_err());
     }

@@ -14,6 +14,8 @@ pub(super) enum Sink {
     CloudWatch(CloudWatch),
     Firehose(Firehose),
     Print(Print),
+    #[cfg(test)]
+    Scripted(super::tests::Script),
 }
 
 impl Sink {
@@ -32,7 +34,7 @@ impl Sink {
             }
             flow_log::Destination::S3(settings) => {
                 let names = names(&settings.folder, &settings.layout);
-                objects(names, &settings.layout, Store::S3(S3::new(settings, &log.tags)))?
+                objects(names, &settings.layout, Store::S3(Box::new(S3::new(settings, &log.tags))))?
             }
             flow_log::Destination::CloudWatchLogs(settings) => {
                 Self::CloudWatch(CloudWatch::new(log, settings, spool.directory()))
@@ -53,6 +55,8 @@ impl Sink {
             Self::CloudWatch(sink) => sink.deliver(spool).await,
             Self::Firehose(sink) => sink.deliver(spool).await,
             Self::Print(sink) => sink.deliver(spool),
+            #[cfg(test)]
+            Self::Scripted(sink) => sink.deliver(spool, all).await,
         }
     }
 
@@ -62,6 +66,8 @@ impl Sink {
             Self::CloudWatch(sink) => sink.delivered(),
             Self::Firehose(sink) => sink.delivered(),
             Self::Print(sink) => sink.delivered(),
+            #[cfg(test)]
+            Self::Scripted(_) => Delivered::default(),
         }
     }
 }

@@ -5,6 +5,8 @@
 mod backoff;
 mod destination;
 pub(crate) mod status;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::fs;

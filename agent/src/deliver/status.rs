@@ -164,6 +164,12 @@ impl Keeper {
         (!self.is_written).then(|| self.last_write.map_or_else(Instant::now, |last| last + WRITE_EVERY))
     }
 
+    pub(super) fn write_if_due(&mut self) {
+        if self.due().is_some_and(|due| due <= Instant::now()) {
+            self.write();
+        }
+    }
+
     pub(super) fn write(&mut self) {
         if self.is_written {
             return;

@@ -73,6 +73,17 @@ impl Worker {
         fatal: Arc<OnceLock<Fault>>,
     ) -> Self {
         let sink = Sink::open(&log, &identity, &spool).ok();
+        Self::with(sink, log, identity, spool, orders, fatal)
+    }
+
+    pub(super) fn with(
+        sink: Option<Sink>,
+        log: Arc<FlowLog>,
+        identity: Identity,
+        spool: Arc<Spool>,
+        orders: watch::Receiver<Orders>,
+        fatal: Arc<OnceLock<Fault>>,
+    ) -> Self {
         let keeper = Keeper::open(spool.directory());
         Self { log, identity, spool, sink, orders, fatal, backoff: Backoff::default(), keeper, fault: None }
     }
@@ -147,9 +158,7 @@ impl Worker {
             tracing::info!(flow_log = %self.log.id, "delivery works again");
         }
         self.count();
-        if self.keeper.due().is_some_and(|due| due <= Instant::now().into_std()) {
-            self.keeper.write();
-        }
+        self.keeper.write_if_due();
     }
 
     /// What failed before and is not due now is not known to work.
@@ -158,9 +167,7 @@ impl Worker {
             self.keeper.enter(State::Idle);
         }
         self.count();
-        if self.keeper.due().is_some_and(|due| due <= Instant::now().into_std()) {
-            self.keeper.write();
-        }
+        self.keeper.write_if_due();
     }
 
     async fn failed(&mut self, fault: Fault, cause: Cause) {
@@ -214,12 +221,7 @@ impl Worker {
         let end = self.keeper.due().map_or(end, |due| end.min(Instant::from_std(due)).max(start + SHORTEST_REST));
         tokio::select! {
             () = sleep_until(end) => {}
-            changed = self.orders.changed() => {
-                if changed.is_err() {
-                    // Nobody gives orders any more; see `overdue`.
-                    sleep_until(end).await;
-                }
-            }
+            _ = self.orders.changed() => {}
         }
     }
 

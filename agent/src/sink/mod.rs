@@ -16,6 +16,8 @@ mod outcome;
 mod print;
 mod s3;
 mod stdout;
+#[cfg(test)]
+mod test_server;
 mod walk;
 
 pub(crate) use cloudwatch::CloudWatch;

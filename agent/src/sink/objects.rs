@@ -20,7 +20,7 @@ use crate::spool::{Block, Segment, SegmentId, Spool, SpoolError};
 /// Keeps whole objects by name.
 pub(crate) enum Store {
     Directory(Directory),
-    S3(S3),
+    S3(Box<S3>),
 }
 
 impl Store {

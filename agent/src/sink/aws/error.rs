@@ -6,6 +6,7 @@
 use std::error::Error;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use aws_config::imds::client::error::TokenError;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
@@ -36,8 +37,14 @@ const NO_CREDENTIALS: &str = "credentials";
 const SIGNATURE: [&str; 5] =
     ["RequestTimeTooSkewed", "SignatureDoesNotMatch", "InvalidSignatureException", "RequestExpired", "AuthFailure"];
 
-/// Pass by themselves whatever the status; other 5xx do too.
-const TRANSIENT: [&str; 21] = [
+/// Pass by themselves whatever the status, which some services have at 400; other 5xx do too.
+const TRANSIENT: [&str; 27] = [
+    "ServiceUnavailable",
+    "ServiceUnavailableException",
+    "InternalError",
+    "InternalFailure",
+    "InternalServerError",
+    "InternalServerException",
     "Throttling",
     "ThrottlingException",
     "ThrottledException",
@@ -189,11 +196,10 @@ fn region_in(message: &str) -> Option<String> {
 
 fn no_credentials(error: &CredentialsError) -> Outcome {
     let why = error.source().map(causes_of).unwrap_or_default();
+    let none = "no credentials found; give keys or a profile in the environment of the service, or an instance role";
     match error {
-        CredentialsError::CredentialsNotLoaded(_) => Outcome::Refuse(Fault::new(
-            NO_CREDENTIALS,
-            "no credentials found; give keys or a profile in the environment of the service, or an instance role",
-        )),
+        CredentialsError::CredentialsNotLoaded(_) => Outcome::Refuse(Fault::new(NO_CREDENTIALS, none)),
+        _ if metadata_is_closed(error) => Outcome::Refuse(Fault::new(NO_CREDENTIALS, none)),
         CredentialsError::InvalidConfiguration(_) => {
             Outcome::Refuse(Fault::new(NO_CREDENTIALS, format!("{why}; correct the AWS configuration files")))
         }
@@ -202,6 +208,12 @@ fn no_credentials(error: &CredentialsError) -> Outcome {
         }
         _ => Outcome::Retry(Fault::new(NO_CREDENTIALS, why)),
     }
+}
+
+/// The instance's metadata service, where the chain looks last, is not for us.
+fn metadata_is_closed(error: &CredentialsError) -> bool {
+    let refusal = find::<SdkError<TokenError, HttpResponse>>(error).and_then(|error| error.raw_response());
+    refusal.is_some_and(|response| response.status().is_client_error())
 }
 
 /// Nothing came back.
@@ -255,6 +267,9 @@ fn causes_of(error: &(dyn Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aws_config::imds;
+    use aws_config::imds::credentials::ImdsCredentialsProvider;
+    use aws_config::provider_config::ProviderConfig;
     use aws_config::timeout::TimeoutConfig;
     use aws_config::{BehaviorVersion, Region};
     use aws_credential_types::Credentials;
@@ -265,6 +280,7 @@ mod tests {
     use std::net::TcpListener;
 
     use super::super::http;
+    use crate::sink::test_server::{self, Answer};
 
     const RETRY: &str = "retry";
     const REFUSE: &str = "refuse";
@@ -287,6 +303,8 @@ mod tests {
             (429, "", RETRY, ""),
             (500, "InternalError", RETRY, ""),
             (503, "ServiceUnavailableException", RETRY, ""),
+            (400, "ServiceUnavailableException", RETRY, ""),
+            (400, "InternalFailure", RETRY, ""),
             (502, "", RETRY, "HTTP status 502"),
             (400, "RequestTimeout", RETRY, ""),
             (408, "", RETRY, ""),
@@ -399,7 +417,7 @@ mod tests {
     fn credentials_that_do_not_come() {
         let failing = |error: fn() -> CredentialsError| provide_credentials_fn(move || async move { Err(error()) });
         let put = |error| taken_apart(put("http://127.0.0.1:1", failing(error)));
-        let (what, fault) = put(|| CredentialsError::not_loaded_no_source());
+        let (what, fault) = put(CredentialsError::not_loaded_no_source);
         assert_eq!((what, fault.code.as_str()), (REFUSE, "credentials"));
         assert!(fault.message.starts_with("no credentials found; give keys"), "{}", fault.message);
         let (what, fault) = put(|| CredentialsError::invalid_configuration("profile x is a loop"));
@@ -411,6 +429,18 @@ mod tests {
         let (what, fault) = put(|| CredentialsError::provider_error("exited with code 1. Stderr: s3cr3t\nmore"));
         assert_eq!((what, fault.message.as_str()), (RETRY, "exited with code 1."));
         assert!(asks_for_credentials(&fault.code));
+    }
+
+    #[test]
+    fn the_metadata_service_says_no() {
+        for (status, expected) in [(403, REFUSE), (500, RETRY)] {
+            let url = test_server::start(move |_| Answer { status, headers: Vec::new(), body: String::new() });
+            let config = ProviderConfig::without_region().with_http_client(http::direct_client());
+            let client = imds::Client::builder().configure(&config).endpoint(url).unwrap().max_attempts(1).build();
+            let provider = ImdsCredentialsProvider::builder().configure(&config).imds_client(client).build();
+            let (what, fault) = taken_apart(put("http://127.0.0.1:1", provider));
+            assert_eq!((what, fault.code.as_str()), (expected, "credentials"), "{status}");
+        }
     }
 
     #[test]

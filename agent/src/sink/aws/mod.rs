@@ -37,6 +37,30 @@ impl<C: Clone> Connection<C> {
         Self { endpoint: endpoint.clone(), http: http::client(), make, client: None }
     }
 
+    /// To a server of a test, until the client is thrown away.
+    #[cfg(test)]
+    pub(super) fn to(url: &str, path_style: bool, make: fn(&SdkConfig, &Endpoint) -> C) -> Self {
+        let endpoint = Endpoint { region: "eu-west-1".to_owned(), path_style, ..Endpoint::default() };
+        let keys = aws_credential_types::Credentials::new("AKIDEXAMPLE", "s3cr3t", None, None, "test");
+        let config = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::v2026_01_12())
+            .region(Region::new("eu-west-1"))
+            .endpoint_url(url)
+            .http_client(http::direct_client())
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(timeouts(ATTEMPT))
+            .credentials_provider(aws_credential_types::provider::SharedCredentialsProvider::new(keys))
+            .build();
+        let mut connection = Self::new(&endpoint, make);
+        connection.client = Some(make(&config, &endpoint));
+        connection
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_open(&self) -> bool {
+        self.client.is_some()
+    }
+
     pub(super) async fn client(&mut self) -> C {
         if let Some(client) = &self.client {
             return client.clone();

@@ -4,6 +4,8 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+#[cfg(test)]
+mod tests;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

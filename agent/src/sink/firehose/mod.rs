@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 mod frame;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 use std::path::Path;
