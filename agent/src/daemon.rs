@@ -401,16 +401,23 @@ impl Daemon {
 
     /// Leaves what is not delivered to the next agent.
     fn stop_deliveries(self) {
-        self.pipeline.subscriptions.into_iter().filter_map(Subscription::into_delivery).for_each(Delivery::stop);
-        self.leftovers.stop();
+        // All at once: the other agent waits, and a call that is under way may take a while.
+        std::thread::scope(|scope| {
+            let deliveries = self.pipeline.subscriptions.into_iter().filter_map(Subscription::into_delivery);
+            for delivery in deliveries.chain(self.leftovers.into_deliveries()) {
+                scope.spawn(move || delivery.stop());
+            }
+        });
     }
 
     /// Delivers what there is time for, all at once. Returns why nobody reads it, if so.
     fn finish_deliveries(self) -> Option<String> {
         let deadline = Instant::now() + self.agent.shutdown;
-        self.leftovers.stop();
         let mut fatal = None;
         std::thread::scope(|scope| {
+            for leftover in self.leftovers.into_deliveries() {
+                scope.spawn(move || leftover.stop());
+            }
             let finish = |one: Subscription| {
                 let id = one.log().id.clone();
                 let delivery = one.into_delivery()?;

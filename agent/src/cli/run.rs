@@ -194,8 +194,8 @@ impl Args {
         for pair in &self.interface_id {
             let refuse = |why: &str| Failure::Usage(format!("invalid value '{pair}' for '--interface-id': {why}"));
             let (name, id) = pair.split_once('=').ok_or_else(|| refuse("expected NAME=eni- and 8 or 17 hex digits"))?;
-            if ids.insert(name.to_owned(), Value::String(id.to_owned())).is_some() {
-                return Err(refuse("the interface has an id already"));
+            if let Some(Value::String(first)) = ids.insert(name.to_owned(), Value::String(id.to_owned())) {
+                return Err(refuse(&format!("the interface has the id {first} already")));
             }
         }
         Ok((!ids.is_empty()).then_some(Value::Table(ids)))

@@ -75,8 +75,8 @@ impl Leftovers {
         }
     }
 
-    pub(crate) fn stop(self) {
-        self.0.into_values().for_each(|leftover| leftover.delivery.stop());
+    pub(crate) fn into_deliveries(self) -> impl Iterator<Item = Delivery> {
+        self.0.into_values().map(|leftover| leftover.delivery)
     }
 }
 

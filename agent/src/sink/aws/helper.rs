@@ -170,8 +170,8 @@ mod tests {
     use super::*;
     use std::error::Error as _;
     use std::fs;
-    use std::thread;
     use std::path::Path;
+    use std::thread;
     use std::time::Instant;
 
     const GOOD: &str = r#"{"Version": 1, "AccessKeyId": "AKIDEXAMPLE", "SecretAccessKey": "s3cr3t", "SessionToken": "t0k3n", "Expiration": "2035-05-02T18:36:00+00:00"}"#;
