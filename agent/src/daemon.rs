@@ -6,7 +6,6 @@ use crate::capture::interfaces::{self, Interface, Watch};
 use crate::capture::{Capture, DropReport, Hook, Sizes};
 use crate::cli::Failure;
 use crate::config::{Agent, Host};
-use crate::deliver::Delivery;
 use crate::durable::Durable;
 use crate::journal::{CARRIED, Frame};
 use crate::pipeline::{Pipeline, Slice, Summary};

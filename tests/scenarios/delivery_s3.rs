@@ -32,7 +32,8 @@ fn names_and_contents_are_those_of_aws() -> Result<()> {
     ensure!(stamps.len() == names.len(), "an object per five minutes, not {names:?}");
 
     let reading = flowlogs_reader::s3(&pair.a, &moto, BUCKET, FOLDER)?;
-    ensure!(reading.records == objects.iter().map(Vec::len).sum(), "flowlogs-reader read {}", reading.records);
+    let count: usize = objects.iter().map(Vec::len).sum();
+    ensure!(reading.records == count, "flowlogs-reader read {} of {count}", reading.records);
     sent.expect_flows(&reading.flows)?;
     let put = proxy.seen().into_iter().find(|seen| seen.operation == "PutObject").context("PutObject")?;
     let names: Vec<String> = put.headers.iter().map(|(name, _)| name.to_lowercase()).collect();

@@ -65,6 +65,10 @@ impl StrictLogs {
         Ok(Self { listener, state })
     }
 
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address())
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.listener.address
     }

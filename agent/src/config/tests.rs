@@ -302,7 +302,7 @@ fn the_same_twice_is_refused_as_aws_does() {
     assert_eq!(
         parse(&twice).unwrap_err().to_string(),
         "f.toml:5: key flow-log: FlowLogAlreadyExists: There is an existing Flow Log with the same configuration and log \
-         destination: the one at f.toml:1: key flow-log; change interfaces, subnets or the destination"
+         destination: the one at f.toml:1: key flow-log; change interfaces, subnets, traffic-type or the destination"
     );
     let others = directory("/a", "interfaces = [\"x\"]") + &directory("/a", "") + &directory("/b", "");
     assert_eq!(parse(&others).unwrap().logs.len(), 3);
