@@ -30,9 +30,9 @@ pub fn binary() -> Result<PathBuf> {
     built("FLOWLOGD_BIN", "release")
 }
 
-/// The agent with places at which it can be killed: `$FLOWLOGD_FAULTS_BIN`, or else the build of profile `faults`.
+/// The agent with places at which it can be killed: `$FLOWLOGD_FAULTS_BIN`, or else the build of profile `checked` with fault points.
 pub fn faults_binary() -> Result<PathBuf> {
-    built("FLOWLOGD_FAULTS_BIN", "faults")
+    built("FLOWLOGD_FAULTS_BIN", "checked")
 }
 
 fn built(variable: &str, profile: &str) -> Result<PathBuf> {
