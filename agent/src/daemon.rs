@@ -9,7 +9,7 @@ use crate::config::{Agent, Host};
 use crate::durable::Durable;
 use crate::journal::{CARRIED, Frame};
 use crate::pipeline::{Pipeline, Slice, Summary};
-use crate::select::Named;
+use crate::select::{Named, Selection};
 use crate::state_lock::HAND_OVER;
 use crate::subscription::Subscription;
 use crate::wall::Wall;
@@ -55,7 +55,7 @@ fn clocks() -> (i64, i64) {
 
 /// Runs until SIGINT or SIGTERM, or until another agent takes over.
 pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
-    let Plan { settings, agent, pipeline, host, leftovers, mut lock, pins } = plan;
+    let Plan { settings, agent, pipeline, host, news, mut lock, pins } = plan;
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGINT);
     mask.add(Signal::SIGTERM);
@@ -85,7 +85,8 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
         host,
         capture,
         pipeline,
-        leftovers,
+        leftovers: Leftovers::default(),
+        selections: news.selections.clone(),
         interval,
         tracked: BTreeMap::new(),
         left: Vec::new(),
@@ -94,6 +95,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
         sums: Sums::default(),
         wall: Wall::new(wall, monotonic),
         clock_steps: 0,
+        unspooled: false,
         verdicts: false,
         gaps: BTreeSet::new(),
         looked: Instant::now(),
@@ -109,6 +111,8 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     }
     daemon.sync()?;
     daemon.recover(recovery)?;
+    // From what earlier runs had, if they had other flow logs.
+    daemon.change(news)?;
     daemon.say_ready(&sizes);
     let mut stop = false;
     while !stop {
@@ -180,6 +184,8 @@ struct Daemon {
     host: Host,
     capture: Capture,
     pipeline: Pipeline,
+    /// Of the flow logs that are configured, which these need not be yet when the agent starts.
+    selections: Vec<Selection>,
     /// Spools of flow logs that are configured no longer.
     leftovers: Leftovers,
     /// Of a slice, in seconds.
@@ -193,6 +199,8 @@ struct Daemon {
     sums: Sums,
     wall: Wall,
     clock_steps: u64,
+    /// A window could not be spooled.
+    unspooled: bool,
     /// The kernel's verdicts are on: else every record is ACCEPT.
     verdicts: bool,
     /// Interfaces that were not counted for a while in this window.
@@ -204,7 +212,7 @@ struct Daemon {
 
 impl Daemon {
     fn wants(&self, interface: &Interface) -> bool {
-        self.pipeline.subscriptions.iter().any(|one| one.log().selection.wants(interface))
+        self.selections.iter().any(|selection| selection.wants(interface))
     }
 
     /// Attaches to what is wanted now and lets go of what is not.
@@ -387,8 +395,15 @@ impl Daemon {
         if summary.lost_records > 0 {
             tracing::error!(records = summary.lost_records, "given up: too many windows wait for room in the spool");
         }
-        if let Some(error) = &summary.error {
-            tracing::error!(%error, windows = summary.waiting, "not spooled, will be tried again");
+        match &summary.error {
+            // Once, until it works again.
+            Some(error) if !std::mem::replace(&mut self.unspooled, true) => {
+                tracing::error!(%error, "not spooled, waits in memory and will be tried again");
+            }
+            None if summary.waiting == 0 && std::mem::take(&mut self.unspooled) => {
+                tracing::info!("the spool can be written again");
+            }
+            _ => {}
         }
     }
 
@@ -415,7 +430,7 @@ impl Daemon {
         let mut fatal = None;
         std::thread::scope(|scope| {
             for leftover in self.leftovers.into_deliveries() {
-                scope.spawn(move || leftover.stop());
+                scope.spawn(move || leftover.finish(deadline));
             }
             let finish = |one: Subscription| {
                 let id = one.log().id.clone();

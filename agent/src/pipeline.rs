@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::capture::flow::{Drained, Flow, Total};
+use crate::capture::flow::{Drained, Flow, Total, Verdict};
 use crate::exclude::{self, Settings};
 use crate::journal::{CARRIED, Closing, Frame, WindowId};
 use crate::select::Named;
@@ -128,6 +128,9 @@ impl Pipeline {
         let is_ours = |ifindex: &u32| tracked.contains_key(ifindex) || strangers.contains_key(ifindex);
         drops.retain(|dropped| is_ours(&dropped.flow.key.ifindex));
         let verdicts = self.verdicts.apply(&mut closed.flows, drops);
+        // What waited for its packets has the times of the slice before.
+        let rejected = closed.flows.iter_mut().filter(|flow| flow.key.verdict == Verdict::Reject);
+        rejected.for_each(|flow| window::clamp(flow, closed.start, closed.end));
         let kept = exclude::split(std::mem::take(&mut closed.flows), &self.exclusions);
         closed.flows = kept.flows;
         let mut summary = summarize(&closed, kept.excluded_by, verdicts);
@@ -327,7 +330,7 @@ fn summarize(closed: &Closed, excluded_by: [Total; exclude::COUNT], verdicts: Ou
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::flow::{Direction, FlowKey, InterfaceTotals, Verdict};
+    use crate::capture::flow::{Direction, FlowKey, InterfaceTotals};
     use crate::flow_log::{Destination, FlowLog, TrafficType};
     use crate::format::Format;
     use crate::select::Selection;

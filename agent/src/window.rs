@@ -66,15 +66,18 @@ impl Windows {
     /// set back) counts as `start`.
     pub(crate) fn close(&mut self, start: i64, end: i64) -> Closed {
         let end = end.max(start);
-        let clamp = |flow: &mut Flow| {
-            flow.first = flow.first.clamp(start, end);
-            flow.last = flow.last.clamp(flow.first, end);
-        };
+        let clamp = |flow: &mut Flow| clamp(flow, start, end);
         let flows = merge(std::mem::take(&mut self.batches), clamp);
         let mut drops = std::mem::take(&mut self.drops);
         drops.iter_mut().for_each(|dropped| clamp(&mut dropped.flow));
         Closed { start, end, flows, totals: std::mem::take(&mut self.totals).into_values().collect(), drops }
     }
+}
+
+/// Into the window.
+pub(crate) fn clamp(flow: &mut Flow, start: i64, end: i64) {
+    flow.first = flow.first.clamp(start, end);
+    flow.last = flow.last.clamp(flow.first, end);
 }
 
 fn add_totals(sum: &mut InterfaceTotals, more: &InterfaceTotals) {

@@ -76,7 +76,11 @@ fn folders_by_hive_and_hour_and_tags() -> Result<()> {
             } else {
                 format!("hour/AWSLogs/{ACCOUNT}/vpcflowlogs/{REGION}/{year}/{month}/{day}/{hour}/")
             };
-            ensure!(object.key.strip_prefix(&path).is_some_and(|rest| !rest.contains('/')), "{} not in {path}", object.key);
+            ensure!(
+                object.key.strip_prefix(&path).is_some_and(|rest| !rest.contains('/')),
+                "{} not in {path}",
+                object.key
+            );
             let tags = moto.tags(BUCKET, &object.key)?;
             let expected: &[&str] = if folder == "hive" { &["cost=4 2", "team=network"] } else { &[] };
             ensure!(tags == expected, "{tags:?}");

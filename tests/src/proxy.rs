@@ -65,7 +65,11 @@ impl Refusal {
              </Message><RequestId>0</RequestId></Error>",
             self.xml
         );
-        Response::new(self.status, "application/xml", body)
+        let mut response = Response::new(self.status, "application/xml", body);
+        if self.xml == "RequestTimeTooSkewed" {
+            response.headers.push(("Date".to_owned(), "Tue, 01 Jan 2030 00:00:00 GMT".to_owned()));
+        }
+        response
     }
 }
 

@@ -2,11 +2,11 @@
 //! Knows nothing of windows.
 #![forbid(unsafe_code)]
 
-use super::leftover::Leftovers;
+use super::reload::News;
 use crate::capture::{self, Hook, PinError, Pins, Sizes, interfaces};
 use crate::cli::Failure;
 use crate::config::{self, Agent, Config, Host, Surroundings};
-use crate::deliver::Delivery;
+use crate::deliver::{self, Delivery};
 use crate::doctor;
 use crate::flow_log::{Destination, FlowLog};
 use crate::pipeline::Pipeline;
@@ -45,7 +45,8 @@ pub(crate) struct Plan {
     pub(super) agent: Agent,
     pub(super) host: Host,
     pub(super) pipeline: Pipeline,
-    pub(super) leftovers: Leftovers,
+    /// From what earlier runs had to what is configured.
+    pub(super) news: News,
     pub(super) lock: StateLock,
     pub(super) pins: Option<Pins>,
 }
@@ -71,11 +72,40 @@ pub(crate) fn plan(settings: Settings, config: Config) -> Result<Plan, Failure> 
     let directory = &agent.state_directory;
     let lock = if settings.take_over { state_lock::take_over(directory) } else { state_lock::lock(directory) }?;
     let pins = pins(agent.bpf_directory.as_deref())?;
-    let ids: BTreeSet<String> = logs.iter().map(|log| log.id.clone()).collect();
-    let leftovers = Leftovers::find(&directory.join(SPOOLS), &host.identity, |id| ids.contains(id));
-    let subscriptions = logs.into_iter().map(|log| subscribe(log, &host, directory)).collect::<Result<_, _>>()?;
-    let pipeline = Pipeline::new(exclusions, subscriptions);
-    Ok(Plan { settings, agent, host, pipeline, leftovers, lock, pins })
+    let former = former_logs(&directory.join(SPOOLS));
+    let (kept, added): (Vec<_>, Vec<_>) = logs.into_iter().partition(|log| former.iter().any(|one| one.id == log.id));
+    let ids: BTreeSet<String> = kept.iter().chain(&added).map(|log| log.id.clone()).collect();
+    let selections = kept.iter().chain(&added).map(|log| log.selection.clone()).collect();
+    let removed = former.into_iter().filter(|log| !ids.contains(&log.id));
+    let subscribe = |log| subscribe(log, &host, directory);
+    let mut before: Vec<_> = kept.into_iter().chain(removed).map(subscribe).collect::<Result<_, _>>()?;
+    let mut added: Vec<_> = added.into_iter().map(subscribe).collect::<Result<_, _>>()?;
+    if before.is_empty() {
+        // Nobody was here, or nobody knows who.
+        before = std::mem::take(&mut added);
+    }
+    let pipeline = Pipeline::new(exclusions.clone(), before);
+    let news = News { exclusions, ids, selections, added };
+    Ok(Plan { settings, agent, host, pipeline, news, lock, pins })
+}
+
+/// What earlier runs had a spool for. What they counted and could not log is theirs, whatever is configured now.
+fn former_logs(spools: &Path) -> Vec<FlowLog> {
+    let mut logs = Vec::new();
+    for entry in std::fs::read_dir(spools).into_iter().flatten().flatten() {
+        let path = entry.path().join(deliver::FLOW_LOG);
+        let log = match std::fs::read(&path) {
+            Ok(text) => serde_json::from_slice::<FlowLog>(&text).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match log {
+            Ok(log) if entry.file_name() == *log.id => logs.push(log),
+            Ok(_) => tracing::warn!("left {} alone: it is another flow log's", path.display()),
+            Err(why) => tracing::warn!("left {} alone: {why}", path.display()),
+        }
+    }
+    logs.sort_by(|a, b| a.id.cmp(&b.id));
+    logs
 }
 
 /// Reads a configuration file anew.

@@ -60,7 +60,13 @@ impl Delivery {
         spool: Arc<Spool>,
         directory: PathBuf,
     ) -> io::Result<Self> {
-        keep_settings(&log, &directory)?;
+        if let Err(error) = keep_settings(&log, &directory) {
+            let path = directory.join(FLOW_LOG);
+            tracing::warn!(
+                "cannot write {}: {error}; were the flow log removed, what waits would stay",
+                path.display()
+            );
+        }
         let (orders, receiver) = watch::channel(Orders { mode: Mode::Run, wakes: 0 });
         let (end, ended) = mpsc::channel();
         let fatal = Arc::new(OnceLock::new());
