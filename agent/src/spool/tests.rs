@@ -68,11 +68,11 @@ fn the_format_of_this_version() {
     let summary = "3c00000000000000 7700000000000000 0807060504030201 01000000 0100000000000000 0200000000000000";
     let want = [
         // Header: magic, version, window, blocks, records, bytes of text, CRC.
-        &format!("666c6f776c6f6753 01000000 {summary} XX"),
+        &format!("666c6f776c6f6753 01000000 {summary} d79d6316"),
         // Block: CRC, lengths and records, CRC of the text, key, deflated text.
-        "XX 0300 01000000 02000000 XX 0a000000 6b6579 XX",
+        "1ba94276 0300 01000000 02000000 07a1eadd 08000000 6b6579 4ae402000000ffff",
         // Footer: the block's length, seal.
-        &format!("23000000 666c6f776c6f6745 01000000 {summary} XX"),
+        &format!("21000000 666c6f776c6f6745 01000000 {summary} faada030"),
     ];
     assert_eq!((VERSION, hex), (1, want.concat().replace(' ', "")));
 }
@@ -229,7 +229,7 @@ fn without_a_footer_blocks_are_found_by_their_lengths() {
     let (path, bytes, ranges) = three_blocks(root.path());
     let mut damaged = bytes.clone();
     *damaged.last_mut().unwrap() ^= 1;
-    let mut check = |at: usize, want: &[u64], lost: u64| {
+    let check = |at: usize, want: &[u64], lost: u64| {
         let mut damaged = damaged.clone();
         damaged[at] ^= 0x80;
         assert_eq!(read_damaged(root.path(), &path, &damaged), (want.to_vec(), (lost, 20 * lost)), "byte {at}");
@@ -462,7 +462,7 @@ proptest! {
     #[test]
     fn a_kill_at_any_point_of_anything(
         steps in prop::collection::vec(
-            prop_oneof![3 => (0..3u64).prop_map(Step::Append), 2 => (0..4usize).prop_map(Step::Remove), Just(Step::Reopen)],
+            prop_oneof![3 => (0..3u64).prop_map(Step::Append), 2 => (0..4usize).prop_map(Step::Remove), 1 => Just(Step::Reopen)],
             1..10,
         ),
         changes in 0..60i32,
