@@ -4,7 +4,6 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
-use std::io::Write as _;
 
 use crate::capture::flow::Flow;
 use crate::encode;
@@ -15,7 +14,7 @@ use crate::sink;
 use crate::spool::{Spool, SpoolError, Window, Writer};
 
 /// A block is full when its lines come to this: enough to compress well, little to hold.
-const BLOCK_BYTES: usize = 1 << 20;
+pub(crate) const BLOCK_BYTES: usize = 1 << 20;
 /// Longer than most lines; a longer one makes the buffer grow.
 const LINE_BYTES: usize = 512;
 
@@ -117,12 +116,16 @@ fn by_slot<'a>(
 fn by_interface(format: &Format, batch: &Batch, writer: &mut Writer) -> Result<u64, SpoolError> {
     let sorted = Sorted::new(batch);
     let mut lines = Lines::new();
+    // Neighbours mostly start in the same second.
+    let (mut start, mut prefix) = (None, String::new());
     for run in sorted.places.chunk_by(|one, next| one.interface() == next.interface()) {
         let interface_id = sorted.interfaces[run[0].interface()];
         for place in run {
             let record = place.record(batch, interface_id);
-            // Writing to a vector cannot fail.
-            let _ = write!(lines.text, "{} ", record.start);
+            if start.replace(record.start) != Some(record.start) {
+                prefix = format!("{} ", record.start);
+            }
+            lines.text.extend_from_slice(prefix.as_bytes());
             lines.append(format, &record);
             if lines.is_full() {
                 lines.flush(interface_id, writer)?;
