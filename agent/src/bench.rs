@@ -50,7 +50,8 @@ impl Window {
     fn batch(&self) -> Batch<'_> {
         let Closed { start, end, ref flows, .. } = self.closed;
         let account_id = identity::STAND_IN_ACCOUNT_ID;
-        Batch { account_id, number: 0, start, end, flows, statuses: &[], interface_ids: &self.interface_ids }
+        let (traffic_type, interface_ids) = (TrafficType::All, &self.interface_ids);
+        Batch { account_id, number: 0, start, end, traffic_type, flows, statuses: &[], interface_ids }
     }
 }
 
@@ -128,7 +129,7 @@ fn flow_log(blocks: Blocks) -> FlowLog {
     };
     FlowLog {
         id: identity::flow_log_id(&["bench"]),
-        selection: Selection { globs: Vec::new(), subnets: Vec::new() },
+        selection: Selection::default(),
         traffic_type: TrafficType::All,
         interval: 600,
         format: Format::default(),

@@ -198,7 +198,7 @@ mod tests {
     fn log(destination: Destination) -> FlowLog {
         FlowLog {
             id: "fl-1".to_owned(),
-            selection: Selection { globs: Vec::new(), subnets: Vec::new() },
+            selection: Selection::default(),
             traffic_type: TrafficType::All,
             interval: 600,
             format: Format::parse(FORMAT).unwrap(),
@@ -245,6 +245,7 @@ mod tests {
             number: 5,
             start: START,
             end: START + 599,
+            traffic_type: TrafficType::All,
             flows,
             statuses,
             interface_ids: &interface_ids,

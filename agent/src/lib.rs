@@ -5,33 +5,29 @@ pub mod bench;
 pub mod capture;
 pub mod cli;
 
-mod assemble;
+mod config;
 mod daemon;
-#[allow(dead_code, reason = "until windows go through the spool")]
+mod deliver;
 mod disk;
 mod doctor;
 mod durable;
-#[allow(dead_code, reason = "until windows go through the spool")]
 mod emit;
 mod encode;
 mod exclude;
 mod fault;
-#[allow(dead_code, reason = "until all of delivery is there")]
 mod flow_log;
-#[allow(dead_code, reason = "until all of delivery is there")]
 mod format;
 mod identity;
 mod journal;
 mod pipeline;
 mod record;
-#[allow(dead_code, reason = "until windows go through the spool")]
 mod register;
 mod select;
-#[allow(dead_code, unused_imports, reason = "until windows go through the spool")]
 mod sink;
-#[allow(dead_code, unused_imports, reason = "until windows go through the spool")]
 mod spool;
+mod stack;
 mod state_lock;
+mod subscription;
 mod verdict;
 mod wall;
 mod window;

@@ -1,9 +1,13 @@
 //! The command line: parses, dispatches, turns errors into one line and an exit code. No logic of its own.
 #![forbid(unsafe_code)]
 
+mod check;
 mod detach;
 mod doctor;
+mod list;
+pub mod log;
 mod run;
+mod spool;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -14,6 +18,8 @@ Examples:
   flowlogd run --max-aggregation-interval 60
   flowlogd run --interface 'veth*' --log-destination-type directory \\
       --log-destination /var/lib/flowlogd/records
+  flowlogd check --config /etc/flowlogd/flowlogd.toml
+  flowlogd list --json
   flowlogd doctor
   flowlogd detach
 
@@ -34,8 +40,14 @@ struct Cli {
 enum Command {
     /// Capture flows and write records until SIGINT or SIGTERM.
     Run(Box<run::Args>),
+    /// Validate the configuration and say what it would do on this host
+    Check(check::Args),
+    /// List the configured flow logs and how their delivery goes
+    List(list::Args),
     /// Remove what a killed agent left counting in the kernel; its counters are lost
     Detach(detach::Args),
+    /// Show what waits to be delivered, since when, and why
+    Spool(spool::Args),
     /// Say what this kernel and these privileges allow, and how to mend what is missing.
     Doctor,
 }
@@ -84,7 +96,10 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::List(args) => list::run(&args),
         Command::Detach(args) => detach::run(&args),
+        Command::Spool(args) => spool::run(&args),
         Command::Doctor => doctor::run(),
     };
     match result {

@@ -3,20 +3,32 @@
 //! Always: Done means that it is out; whatever else is said, nothing is dropped, and it can be asked for again.
 #![forbid(unsafe_code)]
 
+mod aws;
+mod cloudwatch;
+mod dead_letter;
 mod directory;
 mod due;
+mod firehose;
 mod key;
 mod member;
 mod objects;
-mod old;
 mod outcome;
+mod print;
+mod s3;
 mod stdout;
+#[cfg(test)]
+mod test_server;
+mod walk;
 
+pub(crate) use cloudwatch::CloudWatch;
+pub(crate) use dead_letter::DEAD_LETTERS;
 pub(crate) use directory::Directory;
+pub(crate) use firehose::Firehose;
 pub(crate) use key::{Names, slot_of};
 pub(crate) use objects::{Objects, Store};
-pub(crate) use old::{DirectorySink, Sink, SinkError, StdoutSink};
 pub(crate) use outcome::{Fault, Outcome};
+pub(crate) use print::Print;
+pub(crate) use s3::S3;
 pub(crate) use stdout::Stdout;
 
 use crate::spool::SpoolError;
@@ -30,6 +42,17 @@ pub(crate) struct Delivered {
     pub(crate) calls: u64,
     /// As sent.
     pub(crate) bytes: u64,
+    /// Records that the destination will never take.
+    pub(crate) dead_letters: u64,
+}
+
+/// What a sink did when it was asked to deliver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Nothing that may go now. `due`: when that changes by itself, Unix seconds.
+    Idle { due: Option<i64> },
+    /// Something is out, and there may be more.
+    Progress,
 }
 
 /// Of our own state: passes when the disk does again what it should.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::due::{due, next_look};
 use super::member::{Member, TEXT_BYTES_MAX};
-use super::{Delivered, Directory, Names, Outcome, slot_of};
+use super::{Delivered, Directory, Names, Outcome, S3, slot_of};
 use crate::fault;
 use crate::register::Register;
 use crate::spool::{Block, Segment, SegmentId, Spool, SpoolError};
@@ -20,12 +20,14 @@ use crate::spool::{Block, Segment, SegmentId, Spool, SpoolError};
 /// Keeps whole objects by name.
 pub(crate) enum Store {
     Directory(Directory),
+    S3(Box<S3>),
 }
 
 impl Store {
-    async fn put(&self, key: &str, body: Bytes) -> Outcome {
+    async fn put(&mut self, key: &str, body: Bytes) -> Outcome {
         match self {
             Self::Directory(directory) => directory.put(key, &body),
+            Self::S3(bucket) => bucket.put(key, body).await,
         }
     }
 }
@@ -356,7 +358,7 @@ mod tests {
         // Another batch of the same slot is another object.
         assert_eq!(deliver_all(&mut objects, SLOT + 361, true), [Outcome::Done]);
         assert_eq!((place.objects().len(), spool.segments().len()), (3, 0));
-        let Delivered { segments, records, calls, bytes } = objects.delivered();
+        let Delivered { segments, records, calls, bytes, .. } = objects.delivered();
         assert_eq!((segments, records, calls, bytes > 100), (6, 7, 3, true));
     }
 

@@ -178,6 +178,7 @@ impl Spool {
     }
 
     /// Of all segments' files.
+    #[cfg(test)]
     pub(crate) fn bytes(&self) -> u64 {
         self.state().bytes()
     }

@@ -3,6 +3,9 @@
 //! Always: every value fits AWS's shape, holds no space, `/` or `_`, and is the same for the same input.
 #![forbid(unsafe_code)]
 
+pub(crate) mod imds;
+pub(crate) mod mac;
+
 use sha2::{Digest, Sha256};
 
 /// For hosts that belong to no account. No AWS account has it.

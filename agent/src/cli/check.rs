@@ -1,0 +1,206 @@
+//! `flowlogd check`: validates the configuration and says what it would do on this host. Touches nothing and needs no
+//! privileges.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeSet;
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::Failure;
+use crate::capture::interfaces::{self, Interface};
+use crate::config::describe::Description;
+use crate::config::{self, Host, Surroundings, policy};
+use crate::flow_log::{Destination, FlowLog};
+use crate::stack::Stack;
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The configuration; conf.d/*.toml beside it adds flow logs
+    #[arg(long, value_name = "FILE", default_value = config::DEFAULT_FILE)]
+    config: PathBuf,
+    /// Print the policy document with the AWS permissions that all flow logs need, and nothing else
+    #[arg(long, conflicts_with = "json")]
+    iam_policy: bool,
+    /// For programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// What one flow log would do here.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Checked {
+    #[serde(flatten)]
+    description: Description,
+    /// Present interfaces.
+    captures: Vec<String>,
+    /// Named, and not there now.
+    absent: Vec<String>,
+    counted_twice: Vec<Twice>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    objects_per_day_max: Option<u32>,
+    permissions: Vec<Permission>,
+}
+
+/// Packets of `upper` are counted on `lower` as well.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Twice {
+    lower: String,
+    upper: String,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Permission {
+    action: &'static str,
+    resource: String,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let config = config::load(&args.config, &Surroundings::read()).map_err(|e| Failure::Usage(e.to_string()))?;
+    if args.iam_policy {
+        println!("{:#}", policy::document(&config.logs, &config.host.identity));
+        return Ok(());
+    }
+    let all = interfaces::list().map_err(crate::capture::Error::from)?;
+    let stack = Stack::read();
+    let checked: Vec<Checked> = config.logs.iter().map(|log| check(log, &config.host, &all, &stack)).collect();
+    if args.json {
+        println!("{:#}", serde_json::json!({ "FlowLogs": checked, "Warnings": config.warnings }));
+    } else {
+        print(&config.host, &checked, &config.warnings);
+    }
+    Ok(())
+}
+
+fn check(log: &FlowLog, host: &Host, all: &[Interface], stack: &Stack) -> Checked {
+    let captures: BTreeSet<String> =
+        all.iter().filter(|it| log.selection.wants(it)).map(|it| it.name.clone()).collect();
+    let there = |name: &str| all.iter().any(|it| it.name == name);
+    let absent = |glob: &&String| !glob.contains(['*', '?']) && !there(glob);
+    let twice = stack.twice(&captures).into_iter();
+    let layout = match &log.destination {
+        Destination::S3(s3) => Some(s3.layout),
+        Destination::Directory { layout, .. } => Some(*layout),
+        _ => None,
+    };
+    let permissions = policy::permissions(log, &host.identity).into_iter();
+    Checked {
+        description: Description::of(log, host),
+        absent: log.selection.globs.iter().filter(absent).cloned().collect(),
+        counted_twice: twice.map(|(lower, upper)| Twice { lower: lower.to_owned(), upper: upper.to_owned() }).collect(),
+        captures: captures.into_iter().collect(),
+        objects_per_day_max: layout.map(|layout| objects_per_day(log.interval, layout.object_interval)),
+        permissions: permissions.map(|it| Permission { action: it.action, resource: it.resource }).collect(),
+    }
+}
+
+/// At most, while none reaches 75 MB. An object ends where a delivery ends, and where a slot of its name ends.
+fn objects_per_day(interval: u32, object_interval: u32) -> u32 {
+    const DAY: u32 = 86_400;
+    const SLOT: u32 = 300;
+    let delivery = object_interval.max(interval);
+    // Whole windows are delivered: the ends fall together only where windows fit.
+    let together = if delivery.is_multiple_of(interval) { DAY / lcm(delivery, SLOT) } else { 0 };
+    DAY / SLOT + DAY / delivery - together
+}
+
+fn lcm(a: u32, b: u32) -> u32 {
+    let (mut x, mut y) = (a, b);
+    while y != 0 {
+        (x, y) = (y, x % y);
+    }
+    a / x * b
+}
+
+fn print(host: &Host, checked: &[Checked], warnings: &[String]) {
+    let colour = std::io::stdout().is_terminal();
+    let paint = |code: &str, text: &str| if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() };
+    let line = |name: &str, text: &str| println!("  {name:<12}  {text}");
+    println!("account {}, region {}", host.identity.account_id, host.identity.region);
+    for it in checked {
+        let about = &it.description;
+        let (traffic, interval) = (&about.traffic_type, about.max_aggregation_interval);
+        println!("\n{}  {traffic}, every {interval} s", paint("1", &about.flow_log_id));
+        line("destination", format!("{}  {}", about.log_destination_type, about.destination()).trim_end_matches("  -"));
+        line("interfaces", &if it.captures.is_empty() { "none now".to_owned() } else { it.captures.join(", ") });
+        for name in &it.absent {
+            line("absent", &paint("33", &format!("{name}: no such interface now")));
+        }
+        for Twice { lower, upper } in &it.counted_twice {
+            let why = format!("packets of {upper} also pass {lower} below it: leave one out, with interfaces");
+            line("twice", &paint("33", &why));
+        }
+        if let Some(objects) = it.objects_per_day_max {
+            line("objects", &format!("at most {objects} a day, more when one would pass 75 MB"));
+        }
+        for Permission { action, resource } in &it.permissions {
+            line("permission", &format!("{action} on {resource}"));
+        }
+    }
+    for warning in warnings {
+        println!("\n{} {warning}", paint("33", "warning:"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counted: each (delivery, slot) pair that windows of a day fall into.
+    fn counted(interval: u32, object_interval: u32) -> u32 {
+        let mut pairs = BTreeSet::new();
+        for second in 0..86_400 {
+            let window_end = second / interval * interval + interval - 1;
+            let delivery = if object_interval == 0 { window_end } else { window_end / object_interval };
+            pairs.insert((delivery, second / 300));
+        }
+        u32::try_from(pairs.len()).unwrap()
+    }
+
+    #[test]
+    fn objects_of_a_day() {
+        for (interval, object_interval) in
+            [(60, 300), (600, 300), (60, 3600), (600, 3600), (60, 0), (300, 0), (600, 0), (1, 0), (200, 0), (450, 0)]
+        {
+            let expected = counted(interval, object_interval);
+            assert_eq!(objects_per_day(interval, object_interval), expected, "{interval} {object_interval}");
+        }
+        // Not more than said, where windows do not fit.
+        for (interval, object_interval) in [(7, 300), (200, 300), (450, 300), (450, 600)] {
+            let expected = counted(interval, object_interval);
+            assert!(objects_per_day(interval, object_interval) >= expected, "{interval} {object_interval} {expected}");
+        }
+    }
+
+    #[test]
+    fn what_a_flow_log_would_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("f.toml");
+        let text = "[[flow-log]]\nlog-destination-type = \"s3\"\nlog-destination = \"arn:aws:s3:::logs/a\"\n\
+                    region = \"eu-west-1\"\ninterfaces = [\"eth*\", \"lo\", \"gone\"]\n";
+        std::fs::write(&file, text).unwrap();
+        let config = config::load(&file, &Surroundings::default()).unwrap();
+        let interface = |name: &str| Interface {
+            index: 1,
+            name: name.to_owned(),
+            addresses: Vec::new(),
+            loopback: name == "lo",
+            bare: false,
+        };
+        let all = ["lo", "eth0", "br0"].map(interface);
+        let checked = check(&config.logs[0], &config.host, &all, &Stack::default());
+        assert_eq!(
+            (checked.captures.as_slice(), checked.absent.as_slice()),
+            (&["eth0".to_owned(), "lo".to_owned()][..], &["gone".to_owned()][..])
+        );
+        assert_eq!((checked.counted_twice.len(), checked.objects_per_day_max), (0, Some(288)));
+        let shown = serde_json::to_value(&checked).unwrap();
+        let resource = "arn:aws:s3:::logs/a/AWSLogs/000000000000/*";
+        assert_eq!(shown["Permissions"], serde_json::json!([{ "Action": "s3:PutObject", "Resource": resource }]));
+        assert_eq!(shown["LogDestination"], "arn:aws:s3:::logs/a/");
+    }
+}

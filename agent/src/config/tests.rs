@@ -1,0 +1,509 @@
+//! Files and flags as people write them, and what is said of each mistake.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::flow_log::{Framing, Layout, TrafficType};
+use crate::format::Format;
+use crate::identity::imds::Interface;
+
+const STDOUT: &str = "[[flow-log]]\nlog-destination-type = \"stdout\"\n";
+
+fn surroundings() -> Surroundings {
+    Surroundings { machine_id: "m".to_owned(), ..Surroundings::default() }
+}
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    let path = Path::new("f.toml");
+    let mut tables = Tables::empty(path);
+    file::parse(&mut tables, path, text, true)?;
+    tables.build(&surroundings())
+}
+
+/// One flow log with these lines.
+fn log(lines: &str) -> Result<FlowLog, String> {
+    let config = parse(&format!("[[flow-log]]\n{lines}\n")).map_err(|error| error.to_string())?;
+    Ok(config.logs.into_iter().next().unwrap())
+}
+
+fn s3(lines: &str) -> Result<FlowLog, String> {
+    log(&format!(
+        "log-destination-type = \"s3\"\nlog-destination = \"arn:aws:s3:::logs/a/b/\"\nregion = \"eu-west-1\"\n{lines}"
+    ))
+}
+
+#[track_caller]
+fn refused(lines: &str, error: &str) {
+    assert_eq!(log(lines).map(|log| log.id), Err(error.to_owned()), "{lines}");
+}
+
+#[test]
+fn defaults() {
+    let config = parse(STDOUT).unwrap();
+    let expected = Agent {
+        state_directory: "/var/lib/flowlogd".into(),
+        bpf_directory: None,
+        verdicts: true,
+        flow_table_slots: None,
+        overflow_slots: None,
+        shutdown: Duration::from_secs(30),
+    };
+    assert_eq!(config.agent, expected);
+    assert_eq!(config.host.identity.account_id, "000000000000");
+    assert_eq!(config.host.identity.region, "on-prem-1");
+    let log = &config.logs[0];
+    assert_eq!((log.traffic_type, log.interval, log.spool_bytes_max), (TrafficType::All, 600, 1 << 30));
+    assert_eq!((&log.format, &log.destination), (&Format::default(), &Destination::Stdout));
+    assert!(log.tags.is_empty() && log.selection.globs.is_empty() && config.warnings.is_empty());
+}
+
+#[test]
+fn everything_said() {
+    let text = r#"
+        flow-log = [{ log-destination-type = "directory", log-destination = "/r", object-interval = 600,
+            interfaces = ["veth*", "eth0", "eth0"], subnets = ["10.0.0.0/8"], traffic-type = "REJECT",
+            max-aggregation-interval = 60, log-format = "${end} ${bytes}", tags = { a = "b c" } }]
+        spool.max-bytes = "512MiB"
+        exclusions.log-excluded = ["dhcp", "all"]
+        [host]
+        account-id = "123456789012"
+        region = "eu-west-1"
+        vpc-id = "vpc-12345678"
+        subnet-id = "subnet-12345678"
+        instance-id = "i-0123456789abcdef0"
+        az-id = "euw1-az2"
+        vpc-cidrs = ["10.0.0.0/16", "fd00::/56"]
+        subnet-cidrs = ["10.0.1.0/24"]
+        interface-ids = { eth0 = "eni-12345678" }
+        [agent]
+        state-directory = "/s"
+        bpf-directory = "/b"
+        flow-table-slots = 8
+        overflow-slots = 1
+        shutdown-seconds = 0
+    "#;
+    let config = parse(text).unwrap();
+    let host = &config.host;
+    assert_eq!((host.identity.account_id.as_str(), host.identity.region.as_str()), ("123456789012", "eu-west-1"));
+    assert_eq!((host.vpc_id.as_deref(), host.az_id.as_deref()), (Some("vpc-12345678"), Some("euw1-az2")));
+    assert_eq!((host.vpc_cidrs.len(), host.subnet_cidrs.len()), (2, 1));
+    assert_eq!(host.interface_id_of("eth0", None), "eni-12345678");
+    assert_eq!(host.interface_id_of("eth1", None), crate::identity::interface_id("m", "eth1"));
+    assert_eq!(config.agent.state_directory, PathBuf::from("/s"));
+    assert_eq!((config.agent.flow_table_slots, config.agent.shutdown), (Some(8), Duration::ZERO));
+    let log = &config.logs[0];
+    assert_eq!(log.selection.globs, ["eth0", "veth*"]);
+    assert_eq!((log.traffic_type, log.interval, log.spool_bytes_max), (TrafficType::Reject, 60, 512 << 20));
+    assert_eq!((log.format.header().as_str(), log.tags["a"].as_str()), ("end bytes", "b c"));
+    let layout = Layout { object_interval: 600, ..Layout::default() };
+    assert_eq!(log.destination, Destination::Directory { root: "/r".into(), layout });
+}
+
+#[test]
+fn destinations() {
+    let made = s3("destination-options.hive-compatible-partitions = true\nkms-key = \"arn:aws:kms:eu-west-1:1:key/k\"");
+    let Destination::S3(s3) = made.unwrap().destination else { panic!() };
+    assert_eq!((s3.bucket.as_str(), s3.folder.as_str(), s3.endpoint.region.as_str()), ("logs", "a/b", "eu-west-1"));
+    assert_eq!((s3.layout.object_interval, s3.layout.hive_compatible_partitions), (300, true));
+    assert_eq!(s3.kms_key.as_deref(), Some("arn:aws:kms:eu-west-1:1:key/k"));
+
+    for group in [
+        "log-destination = \"arn:aws:logs:eu-west-1:123456789012:log-group:g\"",
+        "log-destination = \"arn:aws:logs:eu-west-1:123456789012:log-group:g:*\"\nlog-group-name = \"g\"",
+        "log-group-name = \"g\"\nregion = \"eu-west-1\"",
+    ] {
+        let made = log(&format!("log-destination-type = \"cloud-watch-logs\"\nretention-days = 30\n{group}"));
+        let Destination::CloudWatchLogs(logs) = made.unwrap().destination else { panic!() };
+        assert_eq!((logs.group.as_str(), logs.retention_days), ("g", Some(30)));
+        assert_eq!(logs.endpoint.region, "eu-west-1");
+    }
+
+    let stream = "log-destination = \"arn:aws:firehose:eu-west-1:123456789012:deliverystream/s\"\nframing = \"lines\"";
+    let made = log(&format!("log-destination-type = \"kinesis-data-firehose\"\n{stream}"));
+    let Destination::Firehose(firehose) = made.unwrap().destination else { panic!() };
+    assert_eq!((firehose.stream.as_str(), firehose.framing), ("s", Framing::Lines));
+}
+
+/// AWS's words where AWS has any.
+#[test]
+fn mistakes_of_a_flow_log() {
+    let stdout = |line: &str, error: &str| {
+        refused(&format!("log-destination-type = \"stdout\"\n{line}"), &format!("f.toml:3: key flow-log.{error}"));
+    };
+    stdout("traffic-type = \"all\"", "traffic-type: \"all\" is not allowed; allowed: ALL, ACCEPT, REJECT");
+    stdout("traffic-type = true", "traffic-type: must be a string");
+    stdout("trafic-type = \"ALL\"", "trafic-type: is not known; did you mean traffic-type?");
+    stdout(
+        "max-aggregation-interval = 900",
+        "max-aggregation-interval: Invalid Flow Log Max Aggregation Interval: 900 is not allowed; allowed: 1 to 600 (AWS \
+         knows 60 and 600)",
+    );
+    stdout(
+        "log-format = \"${end} \"",
+        "log-format: \"${end} \" is not of the shape ${field} ${field}, with single spaces",
+    );
+    stdout(
+        "interfaces = []",
+        "interfaces: must not be empty; without the key, every interface with an address is meant",
+    );
+    stdout("interfaces = \"eth0\"", "interfaces: must be a list of strings");
+    stdout("subnets = [\"10.0.0.1\"]", "subnets: \"10.0.0.1\" is not a network such as 10.0.0.0/8");
+    stdout("tags = { \"aws:x\" = \"\" }", "tags: tag \"aws:x\" must not begin with aws:, which is reserved");
+    stdout("tags = { a = 1 }", "tags: must be a table of strings, such as { name = \"value\" }");
+    stdout("destination-options = 1", "destination-options: must be a table");
+    stdout(
+        "log-destination = \"/x\"",
+        "log-destination: is not for log-destination-type stdout; it is for s3, cloud-watch-logs, kinesis-data-firehose, \
+         directory",
+    );
+    stdout(
+        "log-group-name = \"g\"",
+        "log-group-name: LogDestination type must be cloud-watch-logs if LogGroupName is provided.",
+    );
+    stdout(
+        "destination-options.file-formt = 1",
+        "destination-options.file-formt: is not known; did you mean destination-options.file-format?",
+    );
+    refused(
+        "traffic-type = \"ALL\"",
+        "f.toml:1: key flow-log.log-destination-type: is missing, and has no default here (AWS's is cloud-watch-logs); \
+         allowed: s3, cloud-watch-logs, kinesis-data-firehose, directory, stdout",
+    );
+    refused(
+        "log-destination-type = \"cloud-watch-logs\"",
+        "f.toml:1: key flow-log.log-destination: LogDestination can't be empty if LogGroupName is not provided. Give \
+         log-group-name",
+    );
+    refused(
+        "log-destination-type = \"directory\"\nlog-destination = \"r\"",
+        "f.toml:3: key flow-log.log-destination: r is not an absolute path",
+    );
+}
+
+#[test]
+fn mistakes_of_an_s3_destination() {
+    let wrong = |line: &str, error: &str| {
+        let error = format!("f.toml:5: key flow-log.{error}");
+        assert_eq!(s3(line).map(|log| log.id), Err(error), "{line}");
+    };
+    wrong(
+        "destination-options = { file-format = \"parquet\" }",
+        "destination-options.file-format: parquet is not written by this version; allowed: plain-text",
+    );
+    for interval in [60, 301] {
+        wrong(
+            &format!("object-interval = {interval}"),
+            &format!(
+                "object-interval: {interval} is not allowed; allowed: 0 (an object for each window) and multiples of 300 up to 3600"
+            ),
+        );
+    }
+    wrong("object-interval = 3900", "object-interval: 3900 is not allowed; allowed: 0 to 3600");
+    wrong("framing = \"json\"", "framing: is not for log-destination-type s3; it is for kinesis-data-firehose");
+    wrong(
+        "kms-key = \"1234\"",
+        "kms-key: \"1234\" is not the ARN of a key, arn:aws:kms:region:account:key/id; LogDestination logs would be \
+         undeliverable",
+    );
+    let tags: Vec<String> = (0..11).map(|n| format!("t{n} = \"\"")).collect();
+    wrong(&format!("tags = {{ {} }}", tags.join(", ")), "tags: 11 tags are too many; allowed: 10");
+    wrong(
+        "endpoint-url = \"minio:secret@host\"",
+        "endpoint-url: is not an address such as https://minio.example.net:9000, without a query",
+    );
+    refused(
+        "log-destination-type = \"s3\"\nlog-destination = \"arn:aws:s3:::logs/AWSLogs/\"",
+        "f.toml:3: key flow-log.log-destination: the folder must not be AWSLogs, a reserved name: it is added below the \
+         folder",
+    );
+    refused(
+        "log-destination-type = \"s3\"\nlog-destination = \"s3://logs\"",
+        "f.toml:3: key flow-log.log-destination: \"s3://logs\" is not a bucket's ARN, such as arn:aws:s3:::bucket or \
+         arn:aws:s3:::bucket/folder/",
+    );
+}
+
+#[test]
+fn a_region_is_found_or_asked_for() {
+    let lines = "log-destination-type = \"s3\"\nlog-destination = \"arn:aws:s3:::logs\"\n";
+    let region = |text: &str, surroundings: &Surroundings| {
+        let mut tables = Tables::empty(Path::new("f"));
+        file::parse(&mut tables, Path::new("f"), text, true).unwrap();
+        let config = tables.build(surroundings).map_err(|error| error.to_string())?;
+        Ok::<_, String>(endpoint_of(&config.logs[0].destination).unwrap().region.clone())
+    };
+    let log = format!("[[flow-log]]\n{lines}");
+    let of_environment = Surroundings { region: Some("eu-west-2".to_owned()), ..surroundings() };
+    assert_eq!(region(&log, &of_environment).as_deref(), Ok("eu-west-2"));
+    let host = format!("host.region = \"eu-west-1\"\n{log}");
+    assert_eq!(region(&host, &of_environment).as_deref(), Ok("eu-west-1"));
+    assert_eq!(region(&format!("{host}region = \"x\""), &of_environment).as_deref(), Ok("x"));
+    let own = format!("{log}endpoint-url = \"http://127.0.0.1:1\"");
+    assert_eq!(region(&own, &surroundings()).as_deref(), Ok("us-east-1"));
+    let missing = "f:1: key flow-log.region: is missing, and this host is in no region; give the destination's";
+    assert_eq!(region(&log, &surroundings()), Err(missing.to_owned()));
+    refused(
+        "log-destination-type = \"cloud-watch-logs\"\nlog-destination = \"arn:aws:logs:eu-west-1:1:log-group:g\"\nregion = \"x\"",
+        "f.toml:4: key flow-log.region: \"x\" is not that of log-destination, \"eu-west-1\"",
+    );
+}
+
+#[test]
+fn mistakes_of_other_tables() {
+    for (text, error) in [
+        ("", "f.toml: no flow log is configured; add a [[flow-log]] table"),
+        ("[host]\naccount-id = 1", "f.toml:2: key host.account-id: must be a string"),
+        (
+            "[host]\naccount-id = \"1\"",
+            "f.toml:2: key host.account-id: account id \"1\" is not 12 digits, such as 123456789012",
+        ),
+        ("[host]\nvpc-id = \"x\"", "f.toml:2: key host.vpc-id: \"x\" is not vpc- and 8 or 17 hex digits"),
+        ("[host]\naz-id = \"x\"", "f.toml:2: key host.az-id: \"x\" is not the id of a zone, such as use1-az1"),
+        (
+            "[host]\ninterface-ids = { eth0 = \"x\" }",
+            "f.toml:2: key host.interface-ids: eth0 = \"x\" is not eni- and 8 or 17 hex digits",
+        ),
+        ("[host]\nmax-bytes = 1", "f.toml:2: key host.max-bytes: is not known here; it belongs in [spool]"),
+        ("account-id = \"1\"", "f.toml:1: key account-id: is not known here; it belongs in [host]"),
+        ("[hosts]", "f.toml:1: key hosts: is not known; did you mean host?"),
+        ("host = 1", "f.toml:1: key host: must be a table, [host]"),
+        ("[flow-log]", "f.toml:1: key flow-log: must be written [[flow-log]], in double brackets"),
+        (
+            "[spool]\nmax-bytes = \"1GB\"",
+            "f.toml:2: key spool.max-bytes: must be a number of bytes such as 1073741824 or \"512MiB\", at least 65536",
+        ),
+        (
+            "[agent]\nflow-table-slots = 4",
+            "f.toml:2: key agent.flow-table-slots: 4 is not allowed; allowed: 8 to 4194304",
+        ),
+        ("[agent]\nstate-directory = \"s\"", "f.toml:2: key agent.state-directory: s is not an absolute path"),
+        ("[host]\n\nregion = ", "f.toml:3: is not valid TOML: string values must be quoted, expected literal string"),
+    ] {
+        assert_eq!(parse(text).map(|_| ()).unwrap_err().to_string(), error, "{text}");
+    }
+    let error = parse(&format!("[exclusions]\nlog-excluded = [\"arp\"]\n{STDOUT}")).unwrap_err().to_string();
+    assert!(
+        error.starts_with("f.toml:2: key exclusions.log-excluded: \"arp\" is not excluded traffic; known"),
+        "{error}"
+    );
+    let reject = format!("{STDOUT}traffic-type = \"REJECT\"\n[agent]\nno-verdicts = true");
+    let error = parse(&reject).unwrap_err().to_string();
+    assert!(error.starts_with("f.toml:3: key flow-log.traffic-type: REJECT needs the kernel's verdicts"), "{error}");
+}
+
+#[test]
+fn the_same_twice_is_refused_as_aws_does() {
+    let directory = |path: &str, more: &str| {
+        format!("[[flow-log]]\nlog-destination-type = \"directory\"\nlog-destination = \"{path}\"\n{more}\n")
+    };
+    let twice = directory("/a", "interfaces = [\"x\", \"y\"]") + &directory("/a", "interfaces = [\"y\", \"x\"]");
+    assert_eq!(
+        parse(&twice).unwrap_err().to_string(),
+        "f.toml:5: key flow-log: FlowLogAlreadyExists: There is an existing Flow Log with the same configuration and log \
+         destination: the one at f.toml:1: key flow-log; change interfaces, subnets, traffic-type or the destination"
+    );
+    let others = directory("/a", "interfaces = [\"x\"]") + &directory("/a", "") + &directory("/b", "");
+    assert_eq!(parse(&others).unwrap().logs.len(), 3);
+}
+
+#[test]
+fn at_most_as_many_as_aws_has() {
+    let logs = |count: usize| -> String {
+        let log = |n| format!("[[flow-log]]\nlog-destination-type = \"stdout\"\ninterfaces = [\"i{n}\"]\n");
+        (0..count).map(log).collect()
+    };
+    assert_eq!(parse(&logs(250)).unwrap().logs.len(), 250);
+    let error = parse(&logs(251)).unwrap_err().to_string();
+    assert_eq!(error, "f.toml:751: key flow-log: FlowLogsLimitExceeded: 251 flow logs are too many; allowed: 250");
+}
+
+#[test]
+fn an_id_follows_every_setting_but_the_spool() {
+    let base = "[host]\naccount-id = \"123456789012\"\n[[flow-log]]\nlog-destination-type = \"s3\"\n\
+                log-destination = \"arn:aws:s3:::logs\"\nregion = \"eu-west-1\"\n";
+    let id = |text: &str| parse(text).unwrap().logs[0].id.clone();
+    // A new version of the program must not give it another.
+    assert_eq!(id(base), "fl-c05b813e8c601b472");
+    assert_eq!(id(&format!("{base}[spool]\nmax-bytes = 65536")), id(base));
+    assert_eq!(id(&format!("{base}interfaces = [\"a\", \"b\"]")), id(&format!("{base}interfaces = [\"b\", \"a\"]")));
+    let mut ids = vec![id(base), id(&base.replace("789012", "789013")), id(&base.replace(":::logs", ":::logs/x"))];
+    for line in [
+        "traffic-type = \"REJECT\"",
+        "max-aggregation-interval = 60",
+        "log-format = \"${end}\"",
+        "interfaces = [\"a\"]",
+        "subnets = [\"10.0.0.0/8\"]",
+        "tags = { a = \"b\" }",
+        "destination-options.per-hour-partition = true",
+        "destination-options.hive-compatible-partitions = true",
+        "object-interval = 600",
+        "kms-key = \"arn:aws:kms:eu-west-1:1:key/k\"",
+        "bucket-owner-full-control = true",
+        "endpoint-url = \"http://h\"",
+        "path-style = true",
+        "profile = \"p\"",
+    ] {
+        ids.push(id(&format!("{base}{line}")));
+    }
+    let count = ids.len();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), count);
+    assert!(ids.iter().all(|id| id.len() == 20));
+}
+
+#[test]
+fn ec2_fills_what_is_not_configured() {
+    let interface = |id: &str, network: &str| Interface {
+        interface_id: id.to_owned(),
+        vpc_id: "vpc-00000001".to_owned(),
+        subnet_id: "subnet-00000001".to_owned(),
+        vpc_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
+        subnet_cidrs: vec![network.parse().unwrap()],
+    };
+    let imds = Imds {
+        account_id: "123456789012".to_owned(),
+        region: "eu-west-1".to_owned(),
+        az_id: Some("euw1-az2".to_owned()),
+        instance_id: "i-00000001".to_owned(),
+        primary: Some([2; 6]),
+        interfaces: [
+            ([1; 6], interface("eni-00000001", "10.0.1.0/24")),
+            ([2; 6], interface("eni-00000002", "10.0.2.0/24")),
+        ]
+        .into(),
+    };
+    let surroundings = Surroundings { imds: Some(imds), ..surroundings() };
+    let host = |text: &str| {
+        let mut tables = Tables::empty(Path::new("f"));
+        file::parse(&mut tables, Path::new("f"), text, true).unwrap();
+        tables.build(&surroundings).unwrap().host
+    };
+    let found = host(STDOUT);
+    assert_eq!((found.identity.account_id.as_str(), found.identity.region.as_str()), ("123456789012", "eu-west-1"));
+    assert_eq!((found.vpc_id.as_deref(), found.instance_id.as_deref()), (Some("vpc-00000001"), Some("i-00000001")));
+    assert_eq!((found.vpc_cidrs.len(), found.subnet_cidrs.len()), (1, 2));
+    assert_eq!(found.interface_id_of("eth0", Some([1; 6])), "eni-00000001");
+    assert_eq!(found.interface_id_of("eth0", Some([3; 6])), crate::identity::interface_id("m", "eth0"));
+    let said = "[host]\nregion = \"eu-west-2\"\nvpc-cidrs = []\nvpc-id = \"vpc-00000009\"\n\
+                interface-ids = { eth0 = \"eni-00000009\" }\n";
+    let mixed = host(&format!("{said}{STDOUT}"));
+    assert_eq!((mixed.identity.account_id.as_str(), mixed.identity.region.as_str()), ("123456789012", "eu-west-2"));
+    assert_eq!((mixed.vpc_id.as_deref(), mixed.vpc_cidrs.len()), (Some("vpc-00000009"), 0));
+    assert_eq!(mixed.interface_id_of("eth0", Some([1; 6])), "eni-00000009");
+}
+
+#[test]
+fn flags_are_named_by_their_mistakes() {
+    let mut tables = Tables::of_flags();
+    tables.set("log-destination-type", "--log-destination-type", "directory");
+    tables.set("host.account-id", "--account-id", "123456789012");
+    let error = tables.build(&surroundings()).unwrap_err().to_string();
+    assert!(error.starts_with("'--log-destination': LogDestination can't be empty"), "{error}");
+    tables.set("log-destination", "--log-destination", "records");
+    let config = tables.build(&surroundings()).unwrap();
+    assert_eq!(config.host.identity.account_id, "123456789012");
+    let Destination::Directory { root, .. } = &config.logs[0].destination else { panic!() };
+    assert_eq!(root, &std::env::current_dir().unwrap().join("records"));
+    tables.set("interfaces", "--interface", vec!["a b"]);
+    let error = tables.build(&surroundings()).unwrap_err().to_string();
+    assert!(error.starts_with("'--interface': must be names or globs"), "{error}");
+}
+
+fn write(path: &Path, text: &str, mode: u32) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn flow_logs_beside_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let main = directory.path().join("flowlogd.toml");
+    let beside = directory.path().join("conf.d");
+    fs::create_dir(&beside).unwrap();
+    write(&main, "[host]\nregion = \"eu-west-1\"\n", 0o644);
+    let error = load(&main, &surroundings()).unwrap_err().to_string();
+    assert_eq!(error, format!("{}: no flow log is configured; add a [[flow-log]] table", main.display()));
+    write(&beside.join("b.toml"), STDOUT, 0o644);
+    write(&beside.join("a.toml"), &format!("{STDOUT}interfaces = [\"a\"]\n"), 0o644);
+    write(&beside.join(".a.toml.swp.toml"), "rubbish", 0o644);
+    write(&beside.join("a.toml.bak"), "rubbish", 0o644);
+    let config = load(&main, &surroundings()).unwrap();
+    assert_eq!(config.logs.iter().map(|log| log.selection.globs.len()).collect::<Vec<_>>(), [1, 0]);
+    write(&beside.join("c.toml"), "\n[agent]\n", 0o644);
+    let error = load(&main, &surroundings()).unwrap_err().to_string();
+    let place = beside.join("c.toml");
+    let why = "belongs in the file beside conf.d; here are only [[flow-log]] tables";
+    assert_eq!(error, format!("{}:2: key agent: {why}", place.display()));
+    let missing = directory.path().join("x/flowlogd.toml");
+    let error = load(&missing, &surroundings()).unwrap_err().to_string();
+    assert_eq!(error, format!("{}: cannot be read: No such file or directory (os error 2)", missing.display()));
+}
+
+#[test]
+fn secrets_that_others_can_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("flowlogd.toml");
+    let log = "[[flow-log]]\nlog-destination-type = \"s3\"\nlog-destination = \"arn:aws:s3:::logs\"\n";
+    let text = format!("{log}endpoint-url = \"https://user:hunter2@host\"\n");
+    write(&path, &text, 0o640);
+    let config = load(&path, &surroundings()).unwrap();
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    let shown = serde_json::to_string(&describe::Description::of(&config.logs[0], &config.host)).unwrap();
+    assert!(shown.contains("https://host") && !shown.contains("hunter2"), "{shown}");
+    write(&path, &text, 0o644);
+    let config = load(&path, &surroundings()).unwrap();
+    let place = path.display();
+    let warning = "holds a password that every user of this host can read: chmod o-r";
+    assert_eq!(config.warnings, [format!("{place}:4: key flow-log.endpoint-url: {warning} {place}")]);
+
+    write(&path, &format!("{log}aws-secret-access-key = \"hunter2\"\n"), 0o644);
+    let error = load(&path, &surroundings()).unwrap_err().to_string();
+    let why = "credentials do not belong here, use the AWS credential chain: profile, environment, credential_process or \
+               instance role; others can read this file: replace them, and chmod o-r";
+    assert_eq!(error, format!("{place}:4: key flow-log.aws-secret-access-key: {why} {place}"));
+    write(&path, &format!("AWS_SECRET_ACCESS_KEY = \"hunter2\"\n{log}"), 0o600);
+    let error = load(&path, &surroundings()).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("{place}:1: key AWS_SECRET_ACCESS_KEY: credentials do not")), "{error}");
+    assert!(!error.contains("hunter2") && !error.contains("chmod"), "{error}");
+}
+
+const EXAMPLE: &str = include_str!("../../../systemd/flowlogd.toml");
+
+/// With all that can be taken in.
+fn taken_in() -> String {
+    let take = |line: &str| match line.strip_prefix('#') {
+        Some(rest) if !rest.starts_with(' ') => format!("{rest}\n"),
+        _ => format!("{line}\n"),
+    };
+    EXAMPLE.lines().map(take).collect()
+}
+
+#[test]
+fn the_example_is_valid() {
+    let config = parse(EXAMPLE).unwrap();
+    assert_eq!(config.logs.len(), 1);
+    let whole = parse(&taken_in()).unwrap();
+    assert_eq!(whole.logs.len(), 4);
+    assert_eq!(whole.logs[0].spool_bytes_max, parse(EXAMPLE).unwrap().logs[0].spool_bytes_max);
+    assert_eq!(whole.agent, Agent { bpf_directory: Some("/sys/fs/bpf/flowlogd".into()), ..whole.agent.clone() });
+}
+
+#[test]
+fn the_example_has_every_key() {
+    let path = Path::new("flowlogd.toml");
+    let mut tables = Tables::empty(path);
+    file::parse(&mut tables, path, &taken_in(), true).unwrap();
+    for (name, section) in
+        [("host", &tables.host), ("spool", &tables.spool), ("exclusions", &tables.exclusions), ("agent", &tables.agent)]
+    {
+        for key in keys::of(name) {
+            assert!(section.has(key), "{name}.{key}");
+        }
+    }
+    for key in keys::of("flow-log") {
+        assert!(tables.logs.iter().any(|log| log.has(key)), "flow-log.{key}");
+    }
+}
