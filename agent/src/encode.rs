@@ -283,6 +283,7 @@ static OCTETS: [([u8; 4], u8); 256] = {
 mod tests {
     use super::*;
     use crate::capture::flow::{Direction, FlowKey};
+    use crate::format::FIELDS;
 
     /// A line's account, interface, flow, start, end and status.
     type Parsed<'a> = (&'a str, &'a str, Option<Flow>, i64, i64, Status);
@@ -339,6 +340,7 @@ mod tests {
     #[test]
     fn samples_come_back_byte_for_byte() {
         let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/samples");
+        let header = Format::default().header() + "\n";
         let mut lines = 0;
         for entry in std::fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
@@ -346,9 +348,7 @@ mod tests {
                 continue;
             }
             let text = std::fs::read_to_string(&path).unwrap();
-            let records = text
-                .strip_prefix(&format!("{}\n", Format::default().header()))
-                .unwrap_or_else(|| panic!("{path:?} has another header"));
+            let records = text.strip_prefix(&header).unwrap_or_else(|| panic!("{path:?} has another header"));
             for line in records.split_inclusive('\n') {
                 assert_eq!(encoded(line.trim_end_matches('\n')), line, "{path:?}");
                 lines += 1;
@@ -416,5 +416,30 @@ mod tests {
             String::from_utf8(out).unwrap(),
             format!("2 0 eni-0 {address} {address} 65535 65535 255 {0} {0} {start} {end} ACCEPT OK\n", u64::MAX)
         );
+    }
+    /// Every field on its own is what the default line has in its place.
+    #[test]
+    fn fields_in_another_order() {
+        for line in [
+            "2 000000000000 eni-0 2001:db8::1 10.0.0.1 80 65535 6 18446744073709551615 40 0 1795517884 REJECT OK",
+            "2 000000000000 eni-0 - - - - - - - 60 119 - NODATA",
+            "2 000000000000 eni-0 - - - - - - - 60 119 - SKIPDATA",
+        ] {
+            let (account_id, interface_id, flow, start, end, status) = parse(line);
+            let record = Record { account_id, interface_id, flow: flow.as_ref(), start, end, status };
+            let written = |format: &str| {
+                // Behind a line that is there already.
+                let mut out = b"before\n".to_vec();
+                append(&Format::parse(format).unwrap(), &record, &mut out);
+                String::from_utf8(out).unwrap().strip_prefix("before\n").unwrap().to_owned()
+            };
+            let values: Vec<&str> = line.split(' ').collect();
+            for ((name, _), value) in FIELDS.iter().zip(&values) {
+                assert_eq!(written(&format!("${{{name}}}")), format!("{value}\n"));
+            }
+            let backwards = FIELDS.map(|(name, _)| format!("${{{name}}}")).into_iter().rev().collect::<Vec<_>>();
+            let values: Vec<&str> = values.into_iter().rev().collect();
+            assert_eq!(written(&backwards.join(" ")), values.join(" ") + "\n");
+        }
     }
 }

@@ -219,3 +219,278 @@ fn read_batch_file(spool: &Spool) -> Result<(Register, SegmentId), SpoolError> {
     });
     Ok((file, through))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk;
+    use crate::flow_log::Layout;
+    use crate::identity::Identity;
+    use crate::spool::Window;
+    use flate2::bufread::GzDecoder;
+    use std::future::Future;
+    use std::io::Read;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::{Path, PathBuf};
+    use std::task::{Context, Poll, Waker};
+    use std::{fs, pin::pin};
+
+    const HEADER: &str = "the header";
+    /// 2018-06-20T16:20:00Z
+    const SLOT: i64 = 1_529_511_600;
+
+    /// Of what never waits.
+    fn now<T>(future: impl Future<Output = T>) -> T {
+        match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(value) => value,
+            Poll::Pending => panic!("a directory never waits"),
+        }
+    }
+
+    struct Place(tempfile::TempDir);
+
+    impl Place {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn spool_directory(&self) -> PathBuf {
+            self.0.path().join("spool")
+        }
+
+        fn objects_directory(&self) -> PathBuf {
+            self.0.path().join("objects")
+        }
+
+        /// As an agent that starts.
+        fn open(&self, interval: u32) -> Option<Objects> {
+            let spool = Arc::new(Spool::open(&self.spool_directory(), u64::MAX).ok()?);
+            let identity = Identity::new(Some("123456789012"), Some("us-east-1")).unwrap();
+            let names = Names::new(identity, "fl-1234abcd", "", Layout::default());
+            let directory = Directory::create(self.objects_directory(), &names).ok()?;
+            Objects::open(spool, names, HEADER, interval, Store::Directory(directory)).ok()
+        }
+
+        /// What is there under names that are not hidden.
+        fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+            let (mut files, mut folders) = (BTreeMap::new(), vec![self.objects_directory()]);
+            while let Some(folder) = folders.pop() {
+                for entry in fs::read_dir(folder).into_iter().flatten() {
+                    let path = entry.unwrap().path();
+                    if path.is_dir() {
+                        folders.push(path);
+                    } else if !path.file_name().unwrap().as_bytes().starts_with(b".") {
+                        files.insert(path.clone(), fs::read(path).unwrap());
+                    }
+                }
+            }
+            files
+        }
+
+        /// Stamp and text of each object, sorted.
+        fn objects(&self) -> Vec<(String, String)> {
+            let mut objects: Vec<_> = self.files().iter().map(|(path, bytes)| object(path, bytes)).collect();
+            objects.sort();
+            objects
+        }
+
+        fn lines(&self) -> Vec<String> {
+            let mut lines: Vec<String> =
+                self.objects().iter().flat_map(|(_, text)| text.lines().map(str::to_owned)).collect();
+            lines.sort();
+            lines
+        }
+    }
+
+    /// Of one gzip member with the header.
+    fn object(path: &Path, bytes: &[u8]) -> (String, String) {
+        assert_eq!(&bytes[..8], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0], "a name or time in the gzip header");
+        let mut member = GzDecoder::new(bytes);
+        let mut text = String::new();
+        member.read_to_string(&mut text).unwrap();
+        assert!(member.into_inner().is_empty(), "a second gzip member");
+        let text = text.strip_prefix("the header\n").expect("no header");
+        let stamp = path.to_str().unwrap().rsplit('_').nth(1).unwrap().to_owned();
+        (stamp, text.to_owned())
+    }
+
+    /// A minute's window with a block for each of these slots.
+    fn append(spool: &Spool, minute: i64, slots: &[i64]) -> Result<(), SpoolError> {
+        let start = SLOT + 60 * minute;
+        let mut writer = spool.begin(Window { start, end: start + 59, number: minute.cast_unsigned() })?;
+        for (at, slot) in slots.iter().enumerate() {
+            writer.block(&slot.to_string(), 1, line(minute, at).as_bytes())?;
+        }
+        writer.finish()
+    }
+
+    fn line(minute: i64, block: usize) -> String {
+        format!("minute {minute} block {block}\n")
+    }
+
+    fn deliver_all(objects: &mut Objects, at: i64, all: bool) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        while let Some(outcome) = now(objects.deliver(at, all)) {
+            let is_done = outcome == Outcome::Done;
+            outcomes.push(outcome);
+            if !is_done {
+                break;
+            }
+        }
+        outcomes
+    }
+
+    #[test]
+    fn a_batch_is_an_object_for_each_slot() {
+        let place = Place::new();
+        let mut objects = place.open(300).unwrap();
+        let spool = Arc::clone(&objects.spool);
+        for minute in 0..4 {
+            append(&spool, minute, &[SLOT]).unwrap();
+        }
+        assert_eq!(deliver_all(&mut objects, SLOT + 299, false), []);
+        append(&spool, 4, &[SLOT, SLOT + 300]).unwrap();
+        append(&spool, 5, &[SLOT + 300]).unwrap();
+        assert_eq!(deliver_all(&mut objects, SLOT + 360, false), [Outcome::Done, Outcome::Done]);
+        let texts = [(0..4).map(|minute| line(minute, 0)).collect::<String>() + &line(4, 0), line(4, 1)];
+        let want = ["20180620T1620Z", "20180620T1625Z"].map(str::to_owned).into_iter().zip(texts).collect::<Vec<_>>();
+        assert_eq!((place.objects(), spool.segments().len()), (want, 1));
+        // Another batch of the same slot is another object.
+        assert_eq!(deliver_all(&mut objects, SLOT + 361, true), [Outcome::Done]);
+        assert_eq!((place.objects().len(), spool.segments().len()), (3, 0));
+        let Delivered { segments, records, calls, bytes, .. } = objects.delivered();
+        assert_eq!((segments, records, calls, bytes > 100), (6, 7, 3, true));
+    }
+
+    #[test]
+    fn no_records_no_object() {
+        let place = Place::new();
+        let mut objects = place.open(0).unwrap();
+        append(&objects.spool, 1, &[]).unwrap();
+        let mut writer = objects.spool.begin(Window { start: SLOT, end: SLOT + 59, number: 2 }).unwrap();
+        writer.block("0", 0, b"").unwrap();
+        writer.finish().unwrap();
+        assert_eq!(deliver_all(&mut objects, SLOT, false), [Outcome::Done]);
+        assert_eq!((place.objects(), objects.spool.segments().len()), (vec![], 0));
+    }
+
+    #[test]
+    fn an_object_for_each_window() {
+        let place = Place::new();
+        let mut objects = place.open(0).unwrap();
+        (0..3).for_each(|minute| append(&objects.spool, minute, &[SLOT]).unwrap());
+        assert_eq!(deliver_all(&mut objects, SLOT + 180, false).len(), 3);
+        let texts: Vec<String> = place.objects().into_iter().map(|(_, text)| text).collect();
+        assert_eq!(texts, [line(0, 0), line(1, 0), line(2, 0)]);
+    }
+
+    #[test]
+    fn parts_start_at_the_limit() {
+        let place = Place::new();
+        let mut objects = place.open(300).unwrap();
+        objects.text_bytes_max = 100;
+        for minute in 0..3 {
+            append(&objects.spool, minute, &[SLOT; 10]).unwrap();
+        }
+        assert!(deliver_all(&mut objects, SLOT, true).iter().all(|outcome| *outcome == Outcome::Done));
+        let sizes: Vec<usize> = place.objects().iter().map(|(_, text)| HEADER.len() + 1 + text.len()).collect();
+        assert!(sizes.len() == 6 && sizes.iter().all(|size| (80..=100).contains(size)), "{sizes:?}");
+        let mut want: Vec<String> =
+            (0..3).flat_map(|minute| (0..10).map(move |at| line(minute, at).trim().to_owned())).collect();
+        want.sort();
+        assert_eq!(place.lines(), want);
+    }
+
+    #[test]
+    fn a_damaged_block_is_all_that_is_missing() {
+        let place = Place::new();
+        let mut objects = place.open(0).unwrap();
+        append(&objects.spool, 0, &[SLOT; 3]).unwrap();
+        let path = fs::read_dir(place.spool_directory()).unwrap().map(|entry| entry.unwrap().path());
+        let path = path.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "seg")).unwrap();
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        assert_eq!(deliver_all(&mut objects, SLOT, false), [Outcome::Done]);
+        assert_eq!(place.objects()[0].1, line(0, 0) + &line(0, 2));
+        assert_eq!(objects.spool.dropped().corrupt_records, 1);
+    }
+
+    /// One that cannot be published is kept, and published under the same name when it can; others wait behind it.
+    #[test]
+    fn a_refusal_keeps_everything() {
+        let place = Place::new();
+        let mut objects = place.open(300).unwrap();
+        append(&objects.spool, 0, &[SLOT, SLOT + 86_400]).unwrap();
+        let tomorrow = place.objects_directory().join("AWSLogs/123456789012/vpcflowlogs/us-east-1/2018/06/21");
+        fs::create_dir_all(tomorrow.parent().unwrap()).unwrap();
+        fs::write(&tomorrow, "").unwrap();
+        let outcomes = deliver_all(&mut objects, SLOT + 303, false);
+        assert!(matches!(outcomes[..], [Outcome::Done, Outcome::Refuse(_)]), "{outcomes:?}");
+        append(&objects.spool, 5, &[SLOT]).unwrap();
+        fs::remove_file(&tomorrow).unwrap();
+        assert_eq!(deliver_all(&mut objects, SLOT + 361, false), [Outcome::Done]);
+        assert_eq!((place.lines().len(), objects.spool.segments().len()), (2, 1));
+    }
+
+    /// What a run does until it is killed: windows that come, batches in between. The minutes that are in the spool.
+    fn run(place: &Place, appended: &mut Vec<i64>, under_way: &mut Option<i64>) {
+        for (at, is_restart) in [(0, false), (4, false), (8, true)] {
+            let Some(mut objects) = place.open(300) else { return };
+            for minute in at..at + 4 {
+                let slot = SLOT + 300 * (minute / 5);
+                *under_way = Some(minute);
+                if append(&objects.spool, minute, &[slot, slot + 300]).is_err() {
+                    return;
+                }
+                *under_way = None;
+                appended.push(minute);
+                let now = SLOT + 60 * (minute + 1);
+                if deliver_all(&mut objects, now, is_restart).last().is_some_and(|last| *last != Outcome::Done) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A run is killed after any number of changes to files, the next one goes on: every window is there, once.
+    #[test]
+    fn a_kill_at_any_point() {
+        let mut changes = 0;
+        loop {
+            let place = Place::new();
+            let (mut appended, mut under_way) = (Vec::new(), None);
+            let is_killed = disk::kill_after(changes, || run(&place, &mut appended, &mut under_way));
+            let published = place.files();
+            // And once more, as soon as it delivers.
+            disk::kill_after(changes % 11, || {
+                let _ = place.open(300).map(|mut objects| deliver_all(&mut objects, SLOT + 3600, true));
+            });
+            let mut objects = place.open(300).unwrap();
+            append(&objects.spool, 50, &[SLOT]).unwrap();
+            let outcomes = deliver_all(&mut objects, SLOT + 3600, true);
+            assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Done), "{outcomes:?} after {changes}");
+            assert_eq!(objects.spool.segments(), []);
+            let want = |minutes: &[i64]| -> Vec<String> {
+                let of = |minute: &i64| [line(*minute, 0), line(*minute, 1)].map(|line| line.trim().to_owned());
+                let mut lines: Vec<String> = minutes.iter().flat_map(of).collect();
+                lines.push(line(50, 0).trim().to_owned());
+                lines.sort();
+                lines
+            };
+            // Whoever has read an object has read all that it ever holds.
+            let files = place.files();
+            assert!(published.iter().all(|(path, bytes)| files.get(path) == Some(bytes)), "after {changes} changes");
+            let lines = place.lines();
+            let without = want(&appended);
+            appended.extend(under_way);
+            assert!(lines == without || lines == want(&appended), "{lines:?} after {changes} changes");
+            if !is_killed {
+                break;
+            }
+            changes += 1;
+        }
+        assert!(changes > 100, "{changes}");
+    }
+}
