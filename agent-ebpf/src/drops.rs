@@ -11,7 +11,7 @@ use agent_common::flow::{WideCounters, WideKey};
 use agent_common::interface::{Count, DROPS_SKIPPED, InterfaceKey};
 use agent_common::{EGRESS, INGRESS};
 use agent_ebpf_parse::packet::Packet;
-use agent_ebpf_parse::parse::{self, Fragment, Network, Transport};
+use agent_ebpf_parse::parse::{self, Fragment, Network, Part, Transport};
 use agent_ebpf_parse::size::{self, Gso};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::BPF_NOEXIST;
@@ -206,7 +206,7 @@ fn headers<P: Packet>(packet: &P, gso: Gso, flow: &mut WideKey) -> Option<(Netwo
 /// The ports of a later fragment are those that its first one left behind.
 #[inline(always)]
 fn ports(flow: &WideKey, transport: &Transport) -> u32 {
-    let Fragment::Later(id) = transport.fragment else { return transport.ports };
+    let Fragment { part: Part::Later, id } = transport.fragment else { return transport.ports };
     let key = FragmentKey { src: flow.src, dst: flow.dst, id, protocol: transport.protocol, reserved: [0; 3] };
     // SAFETY: as in `classify::fragment`.
     FRAGMENTS.get_ptr(&key).map_or(0, |ports| unsafe { *ports })

@@ -385,6 +385,8 @@ impl Daemon {
             ("seen_packets", total.seen.packets.to_string()),
             ("seen_bytes", total.seen.bytes.to_string()),
             ("excluded_packets", total.excluded.packets.to_string()),
+            ("non_ip_packets", total.non_ip.packets.to_string()),
+            ("unparsable_packets", total.unparsable.packets.to_string()),
             ("skipped_packets", total.skipped.packets.to_string()),
             ("skipped_bytes", total.skipped.bytes.to_string()),
             ("rejected_packets", total.rejected.packets.to_string()),
@@ -403,6 +405,8 @@ impl Daemon {
         if let Some(report) = report {
             let frees: Vec<String> = report.other_frees.iter().map(|(name, frees)| format!("{name}={frees}")).collect();
             tracing::debug!("frees that were no policy's: {}", frees.join(" "));
+            let [first, second] = report.nested;
+            tracing::debug!(first, second, "nested frees, by the program that was left out");
             for (cause, drops) in report.lost.iter().filter(|(_, drops)| *drops > 0) {
                 tracing::warn!(cause, drops, "rejected packets that are not logged as such");
             }

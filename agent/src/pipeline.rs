@@ -52,6 +52,9 @@ pub(crate) struct Summary {
     /// Flows not written for want of an interface id.
     pub(crate) unnamed: u64,
     pub(crate) seen: Total,
+    /// Not logged: neither IPv4 nor IPv6, and what cannot be read.
+    pub(crate) non_ip: Total,
+    pub(crate) unparsable: Total,
     pub(crate) skipped: Total,
     /// A policy's drops that are not logged as such, for want of room.
     pub(crate) drops_skipped: Total,
@@ -275,6 +278,8 @@ impl Summary {
         self.nodata += other.nodata;
         self.unnamed += other.unnamed;
         self.seen += other.seen;
+        self.non_ip += other.non_ip;
+        self.unparsable += other.unparsable;
         self.skipped += other.skipped;
         self.drops_skipped += other.drops_skipped;
         self.rejected += other.rejected;
@@ -308,6 +313,8 @@ fn summarize(closed: &Closed, excluded_by: [Total; exclude::COUNT], verdicts: Ou
     }
     for totals in &closed.totals {
         summary.seen += totals.seen;
+        summary.non_ip += totals.non_ip;
+        totals.unparsable.into_iter().for_each(|cause| summary.unparsable += cause);
         summary.skipped += totals.skipped;
         summary.drops_skipped += totals.drops_skipped;
     }

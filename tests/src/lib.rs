@@ -8,6 +8,7 @@ pub mod agent;
 pub mod bpffs;
 pub mod cgroup;
 pub mod container;
+pub mod faketime;
 pub mod foreign;
 pub mod netns;
 pub mod nft;

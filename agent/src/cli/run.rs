@@ -112,10 +112,12 @@ impl Args {
                 let hex = id.strip_prefix("eni-").unwrap_or_default();
                 (hex.len() == 8 || hex.len() == 17) && hex.bytes().all(|b| b.is_ascii_hexdigit())
             };
-            match pair.split_once('=') {
-                Some((name, id)) if !name.is_empty() && shape(id) => ids.insert(name.to_owned(), id.to_owned()),
-                _ => return Err(usage("--interface-id", pair, "expected NAME=eni- and 8 or 17 hex digits")),
+            let Some((name, id)) = pair.split_once('=').filter(|(name, id)| !name.is_empty() && shape(id)) else {
+                return Err(usage("--interface-id", pair, "expected NAME=eni- and 8 or 17 hex digits"));
             };
+            if let Some(other) = ids.insert(name.to_owned(), id.to_owned()) {
+                return Err(usage("--interface-id", pair, format!("{name} has {other} already")));
+            }
         }
         Ok(ids)
     }
