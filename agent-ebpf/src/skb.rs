@@ -111,15 +111,13 @@ pub struct Area {
 impl Area {
     #[inline(always)]
     pub fn of(skb: Typed) -> Self {
-        // SAFETY: fields of sk_buff, the last four side by side in every kernel that has drop reasons (user space looks
-        // before it loads this).
+        // SAFETY: fields of sk_buff; `tail` and `end` are offsets on 64-bit machines.
         unsafe {
-            let tail = settings::skb_tail();
             Self {
-                tail: skb.load(tail),
-                end: skb.load(tail + 4),
-                head: address(skb.load(tail + 8)),
-                data: address(skb.load(tail + 16)),
+                tail: skb.load(settings::skb_tail()),
+                end: skb.load(settings::skb_end()),
+                head: address(skb.load(settings::skb_head())),
+                data: address(skb.load(settings::skb_data())),
             }
         }
     }
