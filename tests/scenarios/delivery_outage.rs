@@ -58,10 +58,7 @@ fn down_for_many_windows() -> Result<()> {
     events.wait_seen("PutLogEvents", 1)?;
     traffic.wait(WINDOW)?;
     let sent = traffic.stop()?;
-    let state = agent.state_directory().to_owned();
-    let keep = state.clone();
     agent.stop()?.expect_nothing_lost()?;
-    drop(keep);
     sent.expect_each_once(&records::read_objects(beside.path())?)?;
     sent.expect_each_once(&delivery::objects_in(&moto, FOLDER)?)?;
     server.expect_no_violation()?;

@@ -21,7 +21,7 @@ pub const BUCKET: &str = "flow-logs";
 pub const FOLDER: &str = "site/a";
 pub const GROUP: &str = "/vpc/flow-logs";
 pub const STREAM: &str = "flow-logs";
-/// For moto, or a proxy before it.
+/// Of the credentials that agents here have.
 pub const SECRET: &str = "a-secret-that-no-file-may-hold";
 
 /// `flowlogd.toml`, which can be written anew for a reload.
@@ -222,6 +222,32 @@ pub fn hosed(moto: &Moto<'_>) -> Result<Vec<Record>> {
 pub fn distinct(records: Vec<Record>) -> Vec<Record> {
     let mut seen = std::collections::HashSet::new();
     records.into_iter().filter(|record| seen.insert(format!("{record:?}"))).collect()
+}
+
+/// What a flow log's delivery says of itself. There must be one with such a folder or group in its settings.
+pub fn status(state: &Path, destination: &str) -> Result<Value> {
+    for entry in fs::read_dir(state.join("spool"))? {
+        let directory = entry?.path();
+        let settings = fs::read_to_string(directory.join("flow-log.json")).unwrap_or_default();
+        if settings.contains(destination) {
+            return Ok(serde_json::from_slice(&fs::read(directory.join("status.json"))?)?);
+        }
+    }
+    anyhow::bail!("no flow log to {destination} in {}", state.display())
+}
+
+/// What was not taken by CloudWatch Logs and is kept: `<reason> <stream> <line>`.
+pub fn dead_letters(state: &Path) -> Result<Vec<Record>> {
+    let mut records = Vec::new();
+    for path in files(&state.join("spool"))? {
+        if path.parent().is_some_and(|parent| parent.ends_with("dead-letter")) {
+            for line in fs::read_to_string(&path)?.lines() {
+                let line = line.splitn(3, ' ').nth(2).with_context(|| format!("{}: {line}", path.display()))?;
+                records.push(Record::parse(line)?);
+            }
+        }
+    }
+    Ok(records)
 }
 
 /// Whether no segment is left in any spool below a state directory.

@@ -37,11 +37,18 @@ pub struct Group {
     pub streams: BTreeMap<String, Vec<Event>>,
 }
 
+/// A call that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    pub events: usize,
+    /// As they count for the limit.
+    pub bytes: usize,
+}
+
 #[derive(Debug, Default)]
 struct State {
     groups: BTreeMap<String, Group>,
-    /// Events of each call that was taken.
-    batches: Vec<usize>,
+    batches: Vec<Batch>,
     violations: Vec<String>,
     /// Events that were too old, expired or too new.
     rejected: usize,
@@ -81,8 +88,7 @@ impl StrictLogs {
         self.state().groups.get(name).cloned()
     }
 
-    /// Events in each batch so far.
-    pub fn batches(&self) -> Vec<usize> {
+    pub fn batches(&self) -> Vec<Batch> {
         self.state().batches.clone()
     }
 
@@ -176,7 +182,7 @@ impl State {
         let taken = check(&events, now, group.retention_days)?;
         let kept = group.streams.entry(stream.to_owned()).or_default();
         kept.extend_from_slice(&events[taken.expired.max(taken.too_old)..taken.too_new]);
-        self.batches.push(events.len());
+        self.batches.push(Batch { events: events.len(), bytes: size(&events) });
         self.rejected += events.len() - (taken.too_new - taken.expired.max(taken.too_old));
         Ok(taken.answer(events.len()))
     }
@@ -233,12 +239,16 @@ impl Taken {
     }
 }
 
+fn size(events: &[Event]) -> usize {
+    events.iter().map(|event| event.message.len() + EVENT_OVERHEAD).sum()
+}
+
 /// The limits of PutLogEvents, with the time and the retention of the group.
 fn check(events: &[Event], now: i64, retention_days: Option<i64>) -> Result<Taken, Exception> {
     if !(1..=EVENTS_MAX).contains(&events.len()) {
         return Err(invalid(format!("{} events, not 1 to {EVENTS_MAX}", events.len())));
     }
-    let bytes: usize = events.iter().map(|event| event.message.len() + EVENT_OVERHEAD).sum();
+    let bytes = size(events);
     if bytes > BATCH_BYTES_MAX {
         return Err(invalid(format!("{bytes} bytes, more than {BATCH_BYTES_MAX}")));
     }
@@ -339,7 +349,7 @@ mod tests {
         let group = &state.groups["g"];
         assert_eq!(group.streams["s"], [Event { timestamp: NOW, message: "new".to_owned() }]);
         assert_eq!(group.tags["team"], "network");
-        assert_eq!((state.rejected, state.batches.as_slice()), (1, &[2][..]));
+        assert_eq!((state.rejected, state.batches.as_slice()), (1, &[Batch { events: 2, bytes: 6 + 2 * 26 }][..]));
         assert!(state.violations.is_empty(), "{:?}", state.violations);
     }
 
