@@ -57,17 +57,17 @@ fn a_full_spool() -> Result<()> {
     let (state, beside) = (TempDir::new()?, TempDir::new()?);
     let config = ConfigFile::new(&[])?;
     let logs = [delivery::s3_by_window(&proxy.url()), delivery::directory(beside.path())];
-    config.write_with("[spool]\nmax-bytes = \"1MiB\"\n", &logs)?;
+    config.write_with("[spool]\nmax-bytes = \"64KiB\"\n", &logs)?;
     proxy.set(Mode::Down)?;
     let agent = Agent::start(&pair.a, &config.options().state_in(state.path()))?;
     let steady = Steady::start(&pair)?;
     let sink = Sink::new(&pair.b, Pair::B4, 9500)?;
     // Some 12 bytes a record on disk.
     for _ in 0..8 {
-        traffic::udp_flows(&pair.a, Pair::A4, 20_000..45_000, &sink, 100, 1)?;
+        traffic::udp_flows(&pair.a, Pair::A4, 20_000..23_000, &sink, 100, 1)?;
         steady.wait(WINDOW)?;
     }
-    agent.wait_said("is full (1048576 bytes)")?;
+    agent.wait_said("is full (65536 bytes)")?;
     proxy.set(Mode::Pass)?;
     let sent = steady.stop()?;
     agent.stop()?.expect_nothing_lost()?;

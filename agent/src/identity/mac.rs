@@ -1,7 +1,7 @@
 //! Link-layer addresses, by which EC2 knows a host's interfaces.
 #![forbid(unsafe_code)]
 
-use std::path::Path;
+use nix::ifaddrs::getifaddrs;
 
 pub(crate) type Mac = [u8; 6];
 
@@ -16,10 +16,10 @@ pub(crate) fn parse(text: &str) -> Option<Mac> {
     bytes.next().is_none().then_some(mac)
 }
 
-/// Of an interface of this network namespace. Loopback has one of zeros only; tunnels have none.
+/// Of an interface of this network namespace, which /sys need not be of. Loopback has one of zeros only; tunnels have none.
 pub(crate) fn of(name: &str) -> Option<Mac> {
-    let text = std::fs::read_to_string(Path::new("/sys/class/net").join(name).join("address")).ok()?;
-    parse(text.trim()).filter(|mac| *mac != [0; 6])
+    let mut here = getifaddrs().ok()?.filter(|it| it.interface_name == name);
+    here.find_map(|it| it.address?.as_link_addr().filter(|link| link.halen() == 6)?.addr()).filter(|mac| *mac != [0; 6])
 }
 
 #[cfg(test)]
