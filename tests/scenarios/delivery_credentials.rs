@@ -100,7 +100,7 @@ fn a_helper_that_fails_in_every_way() -> Result<()> {
     // Taken away before their time.
     helper.meet("good")?;
     proxy.set_every(2, Mode::EXPIRED_TOKEN)?;
-    proxy.wait_met(Mode::EXPIRED_TOKEN, 2)?;
+    proxy.wait_met("PutObject", Mode::EXPIRED_TOKEN, 2)?;
     proxy.set(Mode::Pass)?;
     let sent = traffic.stop()?;
     let commands = [

@@ -69,6 +69,10 @@ fn in_uploads() -> Result<()> {
     let sent = traffic.stop()?;
     agent.stop()?.expect_nothing_lost()?;
     ensure!(delivery::is_delivered(pins.state())?, "something is left in the spool");
+    let mut paths: Vec<String> = proxy.seen().into_iter().filter(|seen| seen.done).map(|seen| seen.path).collect();
+    paths.retain(|path| path.contains(".log.gz"));
+    paths.sort();
+    ensure!(paths.windows(2).any(|pair| pair[0] == pair[1]), "no object was there before it came again");
     sent.expect_each_once(&delivery::objects_in(&moto, FOLDER)?)?;
     sent.expect_each_once(&[delivery::distinct(delivery::events(&moto)?)])?;
     sent.expect_each_once(&[delivery::distinct(delivery::hosed(&moto)?)])
@@ -98,7 +102,12 @@ fn at_each_place() -> Result<()> {
     let moto = delivery::moto(&pair.a)?;
     let beside = TempDir::new()?;
     let url = format!("http://{}", moto.address);
-    let config = ConfigFile::new(&[delivery::s3_by_window(&url), delivery::directory(beside.path())])?;
+    let config = ConfigFile::new(&[
+        delivery::s3_by_window(&url),
+        // Waits through all of it for an end of five minutes, or of the test.
+        delivery::s3_in("later", &url),
+        delivery::directory(beside.path()),
+    ])?;
     let pins = BpfFs::new()?;
     let options = config.options_in(&pins).program(&faults_binary()?);
     let first = Agent::start(&pair.a, &options)?;
@@ -115,5 +124,6 @@ fn at_each_place() -> Result<()> {
     last.stop()?.expect_nothing_lost()?;
     ensure!(delivery::is_delivered(pins.state())?, "something is left in the spool");
     sent.expect_each_once(&records::read_objects(beside.path())?)?;
+    sent.expect_each_once(&delivery::objects_in(&moto, "later")?)?;
     sent.expect_each_once(&delivery::objects_in(&moto, FOLDER)?)
 }

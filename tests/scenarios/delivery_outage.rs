@@ -64,3 +64,29 @@ fn down_for_many_windows() -> Result<()> {
     server.expect_no_violation()?;
     sent.expect_each_once(&[in_order(&server)?])
 }
+
+#[test]
+fn a_stop_leaves_the_rest_to_the_next_start() -> Result<()> {
+    let pair = Pair::new()?;
+    let moto = delivery::moto(&pair.a)?;
+    let proxy = Proxy::start(&pair.a, 4000, moto.address)?;
+    let state = TempDir::new()?;
+    let config = ConfigFile::new(&[])?;
+    config.write_with("[agent]\nshutdown-seconds = 2\n", &[delivery::s3_by_window(&proxy.url())])?;
+    let options = config.options().state_in(state.path());
+    proxy.set(Mode::Down)?;
+    let agent = Agent::start(&pair.a, &options)?;
+    let traffic = Steady::start(&pair)?;
+    traffic.wait(2 * WINDOW)?;
+    let sent = traffic.stop()?;
+    agent.stop()?.expect_nothing_lost()?;
+    ensure!(!delivery::is_delivered(state.path())?, "nothing is left in the spool");
+    proxy.set(Mode::Pass)?;
+    let next = Agent::start(&pair.a, &options)?;
+    wait_for("delivery of what was left", Duration::from_secs(20), || {
+        Ok(delivery::is_delivered(state.path())?.then_some(()))
+    })?;
+    let objects = delivery::objects_in(&moto, FOLDER)?;
+    next.stop()?.expect_nothing_lost()?;
+    sent.expect_each_once(&objects)
+}

@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use flowlogd_tests::agent::Agent;
 use flowlogd_tests::delivery::{self, ConfigFile};
 use flowlogd_tests::netns::Pair;
+use flowlogd_tests::proxy::{Mode, Proxy};
 use flowlogd_tests::steady::Steady;
 use nix::sys::signal::Signal;
 
@@ -15,14 +16,18 @@ fn one_added_one_removed_one_unchanged() -> Result<()> {
     let pair = Pair::new()?;
     let moto = delivery::moto(&pair.a)?;
     let url = format!("http://{}", moto.address);
+    let proxy = Proxy::start(&pair.a, 4000, moto.address)?;
     let log = |folder: &str| delivery::s3_in(folder, &url);
-    let config = ConfigFile::new(&[log("kept"), log("removed")])?;
+    let config = ConfigFile::new(&[log("kept"), delivery::s3_in("removed", &proxy.url())])?;
+    // What is taken out has not delivered anything yet.
+    proxy.set(Mode::Down)?;
     let agent = Agent::start(&pair.a, &config.options())?;
     let traffic = Steady::start(&pair)?;
     traffic.wait(2 * WINDOW)?;
     config.write(&[log("added"), log("kept")])?;
     agent.signal(Signal::SIGHUP)?;
     agent.wait_said("reloaded")?;
+    proxy.set(Mode::Pass)?;
     traffic.wait(2 * WINDOW)?;
     let sent = traffic.stop()?;
     agent.stop()?.expect_nothing_lost()?;

@@ -1,6 +1,7 @@
 //! What arrives in S3 is what AWS's own flow logs put there, and holds every packet once.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use flowlogd_tests::agent::{Agent, Options};
@@ -9,6 +10,7 @@ use flowlogd_tests::flowlogs_reader;
 use flowlogd_tests::netns::Pair;
 use flowlogd_tests::proxy::Proxy;
 use flowlogd_tests::steady::Steady;
+use flowlogd_tests::wait_for;
 use nix::sys::signal::Signal;
 
 #[test]
@@ -108,5 +110,28 @@ fn flags_make_a_flow_log() -> Result<()> {
     traffic.wait(500)?;
     let sent = traffic.stop()?;
     agent.stop()?.expect_nothing_lost()?;
+    sent.expect_each_once(&delivery::objects_in(&moto, FOLDER)?)
+}
+
+/// The agent's clock is set to shortly before the end of five minutes.
+#[test]
+fn an_object_at_the_end_of_five_minutes() -> Result<()> {
+    const SLOT: u64 = 300;
+    const BEFORE: u64 = 8;
+    let pair = Pair::new()?;
+    let moto = delivery::moto(&pair.a)?;
+    let log = delivery::s3(&format!("http://{}", moto.address));
+    let config = ConfigFile::new(&[log])?;
+    let offset = SLOT - BEFORE - flowlogd_tests::now()?.as_secs() % SLOT + SLOT;
+    let options = config.options().fake_time("FAKETIME", &format!("+{offset}"))?;
+    let agent = Agent::start(&pair.a, &options)?;
+    let traffic = Steady::start(&pair)?;
+    // 8 s until then, 5 s to be there, and a machine that is busy with other things.
+    wait_for("object", Duration::from_secs(30), || Ok((!moto.keys(BUCKET)?.is_empty()).then_some(())))?;
+    let early = delivery::objects_in(&moto, FOLDER)?.concat();
+    let sent = traffic.stop()?;
+    agent.stop()?.expect_nothing_lost()?;
+    let ends: BTreeSet<u64> = early.iter().map(|record| record.end / SLOT).collect();
+    ensure!(ends.len() == 1, "records of {} times five minutes in the first object", ends.len());
     sent.expect_each_once(&delivery::objects_in(&moto, FOLDER)?)
 }

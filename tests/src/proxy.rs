@@ -109,7 +109,7 @@ pub struct Seen {
 #[derive(Debug)]
 struct State {
     upstream: SocketAddr,
-    /// With `n`: every n-th request.
+    /// With `n`: every n-th request of an operation.
     fault: Mutex<(Mode, u64)>,
     seen: Mutex<Vec<Seen>>,
 }
@@ -138,7 +138,7 @@ impl Proxy {
         self.set_every(1, mode)
     }
 
-    /// Only every `n`-th request from now on meets it; others pass.
+    /// Only every `n`-th request of an operation meets it; others pass.
     pub fn set_every(&self, n: u64, mode: Mode) -> Result<()> {
         *self.state.fault.lock().expect("proxy") = (mode, n);
         self.listener.set_open(mode != Mode::Down)
@@ -156,10 +156,11 @@ impl Proxy {
         })
     }
 
-    /// Waits for requests that meet this mode.
-    pub fn wait_met(&self, mode: Mode, count: usize) -> Result<()> {
-        wait_for(&format!("{count} requests that meet {mode:?}"), Duration::from_secs(60), || {
-            Ok((self.state.seen().iter().filter(|seen| seen.mode == mode).count() >= count).then_some(()))
+    /// Waits until so many requests of an operation have met this mode.
+    pub fn wait_met(&self, operation: &str, mode: Mode, count: usize) -> Result<()> {
+        wait_for(&format!("{operation} number {count} that meets {mode:?}"), Duration::from_secs(60), || {
+            let met = |seen: &&Seen| seen.operation == operation && seen.mode == mode;
+            Ok((self.state.seen().iter().filter(met).count() >= count).then_some(()))
         })
     }
 }
@@ -172,17 +173,13 @@ impl State {
     /// Notes the request, and says what is to become of it.
     fn note(&self, request: &Request) -> (usize, Mode) {
         let (mode, n) = *self.fault.lock().expect("proxy");
+        let operation = operation(request);
         let mut seen = self.seen();
-        let number = seen.len();
-        let mode = if (number as u64 + 1).is_multiple_of(n) { mode } else { Mode::Pass };
-        seen.push(Seen {
-            operation: operation(request),
-            path: request.path.clone(),
-            headers: request.headers.clone(),
-            mode,
-            done: false,
-        });
-        (number, mode)
+        let before = seen.iter().filter(|seen| seen.operation == operation).count() as u64;
+        let mode = if (before + 1).is_multiple_of(n) { mode } else { Mode::Pass };
+        let (path, headers) = (request.path.clone(), request.headers.clone());
+        seen.push(Seen { operation, path, headers, mode, done: false });
+        (seen.len() - 1, mode)
     }
 
     fn serve(&self, stream: &TcpStream) -> io::Result<()> {
@@ -299,7 +296,8 @@ mod tests {
             proxy.set(Mode::EXPIRED_TOKEN)?;
             ensure!(log(ns)?.text().contains("\"__type\":\"ExpiredTokenException\""));
             ensure!(bodies.lock().expect("test").is_empty(), "a refused request went on");
-            proxy.wait_met(Mode::UNAVAILABLE, 2)
+            proxy.wait_met("PutObject", Mode::UNAVAILABLE, 1)?;
+            proxy.wait_met("PutLogEvents", Mode::EXPIRED_TOKEN, 1)
         })
     }
 
@@ -325,9 +323,10 @@ mod tests {
     }
 
     #[test]
-    fn every_third_request() -> Result<()> {
+    fn every_third_request_of_an_operation() -> Result<()> {
         with_proxy(|ns, proxy, _| {
             proxy.set_every(3, Mode::THROTTLED)?;
+            log(ns)?;
             let statuses: Vec<u16> = (0..6).map(|_| Ok(put(ns, "x")?.status)).collect::<Result<_>>()?;
             ensure!(statuses == [200, 200, 400, 200, 200, 400], "{statuses:?}");
             Ok(())
