@@ -7,7 +7,7 @@ use crate::reader::{Copying, Direct};
 use agent_common::EGRESS;
 use agent_common::interface::Cause;
 use agent_ebpf_parse::packet::Packet;
-use agent_ebpf_parse::parse::{self, Fragment, Network, Transport};
+use agent_ebpf_parse::parse::{self, Fragment, Network, Part, Transport};
 use agent_ebpf_parse::size::{self, Gso};
 use aya_ebpf::bindings::__sk_buff;
 
@@ -184,12 +184,12 @@ fn measure(skb: *mut __sk_buff, l3: u32, family: u32, transport: &Transport, sam
 /// Later fragments carry no ports: the first one leaves them behind.
 #[inline(never)]
 fn fragment(src: &[u64; 2], dst: &[u64; 2], transport: &Transport, sample: &mut Sample) {
-    let (Fragment::First(id) | Fragment::Later(id)) = transport.fragment else { return };
-    if !parse::has_ports(transport.protocol) {
+    let Fragment { part, id } = transport.fragment;
+    if part == Part::Whole || !parse::has_ports(transport.protocol) {
         return;
     }
     let key = FragmentKey { src: *src, dst: *dst, id, protocol: transport.protocol, reserved: [0; 3] };
-    if let Fragment::First(_) = transport.fragment {
+    if part == Part::First {
         // No room (never in an LRU map but for a failed allocation): the later fragments get ports 0.
         let _ = FRAGMENTS.insert(&key, &transport.ports, 0);
     } else if let Some(ports) = FRAGMENTS.get_ptr(&key) {

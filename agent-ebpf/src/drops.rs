@@ -10,11 +10,12 @@ use agent_common::drop::{Class, DropKey, Loss, REASONS};
 use agent_common::flow::{WideCounters, WideKey};
 use agent_common::interface::{Count, DROPS_SKIPPED, InterfaceKey};
 use agent_common::{EGRESS, INGRESS};
-use agent_ebpf_parse::parse::{self, Fragment, Network, Transport};
+use agent_ebpf_parse::packet::Packet;
+use agent_ebpf_parse::parse::{self, Fragment, Network, Part, Transport};
 use agent_ebpf_parse::size::{self, Gso};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::BPF_NOEXIST;
-use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_probe_read_kernel};
+use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_jiffies64};
 use aya_ebpf::programs::BtfTracePointContext;
 
@@ -24,7 +25,7 @@ use crate::maps::{
     CONTROL, DROP_HANDLER, DROP_LOSSES, DROP_REASONS, DROPS, FRAGMENTS, FragmentKey, HAND_OFF, INTERFACE_OVERFLOW,
 };
 use crate::settings;
-use crate::skb::{self, Area, Probing, Typed};
+use crate::skb::{self, Area, Front, Probing, Typed};
 
 /// Kernel stacks are 16 KiB where flowlogd runs (x86-64 and arm64, `THREAD_SIZE`).
 const STACK_SIZE: u64 = 16 << 10;
@@ -64,15 +65,39 @@ fn class(reason: u32, counts: bool) -> u32 {
 /// 0 in process context, 1 in an interrupt of it: is our context on the current task's stack?
 #[inline(always)]
 fn level(ctx: &BtfTracePointContext) -> usize {
-    let pointer = ctx.as_ptr();
-    let mut at = 0u64;
-    // SAFETY: reads the pointer's own bytes from our stack: the verifier allows no arithmetic on the pointer itself.
-    // The task is the running one.
-    let stack = unsafe {
-        bpf_probe_read_kernel((&raw mut at).cast(), 8, (&raw const pointer).cast());
-        Typed(bpf_get_current_task_btf() as *const u8).load::<u64>(settings::task_stack())
-    };
-    usize::from(at.wrapping_sub(stack) >= STACK_SIZE)
+    // SAFETY: a field of the running task.
+    let stack = unsafe { Typed(bpf_get_current_task_btf() as *const u8).load::<u64>(settings::task_stack()) };
+    usize::from(skb::address(ctx.as_ptr().cast()).wrapping_sub(stack) >= STACK_SIZE)
+}
+
+/// Says at our level that the first program has counted this packet.
+#[inline(always)]
+fn leave(slots: &mut [u64; 2], level: usize, skb: u64) {
+    // SAFETY: volatile because a nested program writes the other slot.
+    unsafe {
+        core::ptr::write_volatile(slots.as_mut_ptr().add(level & 1), skb);
+        if level == 0 {
+            // What an interrupt left behind: its second program was not run.
+            core::ptr::write_volatile(&raw mut slots[1], 0);
+        }
+    }
+}
+
+/// Whether the first program has counted this packet. The level need not be known: a packet that is being freed in
+/// process context is not freed in an interrupt of it, so it is in the slot of its own level or in none.
+#[inline(always)]
+fn take(slots: &mut [u64; 2], skb: u64) -> bool {
+    let [process, interrupt] = slots;
+    // SAFETY: as in `leave`.
+    unsafe {
+        let is_process = core::ptr::read_volatile(process) == skb;
+        let known = is_process || core::ptr::read_volatile(interrupt) == skb;
+        if is_process {
+            core::ptr::write_volatile(process, 0);
+        }
+        core::ptr::write_volatile(interrupt, 0);
+        known
+    }
 }
 
 /// Attached twice, see the module.
@@ -83,21 +108,15 @@ pub fn stub<const SECOND: bool>(ctx: &BtfTracePointContext) {
     }
     // SAFETY: no arguments.
     let Some(slots) = HAND_OFF.get_ptr_mut(unsafe { bpf_get_smp_processor_id() }) else { return };
-    let level = level(ctx);
     let skb = ctx.arg::<u64>(0);
     // SAFETY: a live map value of this CPU; each nesting level has a slot of its own.
-    let known = unsafe {
-        let slot = slots.cast::<u64>().add(level & 1);
-        let known = core::ptr::read_volatile(slot) == skb;
-        core::ptr::write_volatile(slot, if SECOND { 0 } else { skb });
-        if level == 0 {
-            // What an interrupt left behind: its second program was not run.
-            core::ptr::write_volatile(slots.cast::<u64>().add(1), 0);
+    let slots = unsafe { &mut *slots };
+    if SECOND {
+        if take(slots, skb) {
+            return;
         }
-        known
-    };
-    if SECOND && known {
-        return;
+    } else {
+        leave(slots, level(ctx), skb);
     }
     // SAFETY: fails only on an empty slot, and it is filled before this is attached.
     unsafe {
@@ -141,28 +160,15 @@ fn count(skb: Typed, reason: u32) -> Result<(), Loss> {
     if !matches!(protocol, PROTOCOL_IPV4 | PROTOCOL_IPV6 | PROTOCOL_VLAN | PROTOCOL_QINQ) {
         return Err(Loss::Unparsable);
     }
-    let area = Area::of(skb).ok_or(Loss::Unparsable)?;
+    let area = Area::of(skb);
     let packet = Probing::new(skb, &area).ok_or(Loss::Unparsable)?;
     let gso = area.gso();
     let mut key = DropKey { reason, class, ..DropKey::default() };
     key.flow.ifindex = ifindex;
     key.flow.direction = direction;
-    let (network, transport) = match parse::bare(&packet).map_err(|_| Loss::Unparsable)? {
-        Network::V4(l3) => {
-            let ip = parse::ipv4(&packet, l3, gso.size != 0).map_err(|_| Loss::Unparsable)?;
-            key.flow.src[0] = ip.addresses & 0xffff_ffff;
-            key.flow.dst[0] = ip.addresses >> 32;
-            key.flow.family = 4;
-            (Network::V4(l3), ip.transport)
-        }
-        Network::V6(l3) => {
-            let ip = parse::ipv6(&packet, l3, gso.size != 0).map_err(|_| Loss::Unparsable)?;
-            key.flow.src = ip.src;
-            key.flow.dst = ip.dst;
-            key.flow.family = 6;
-            (Network::V6(l3), ip.transport)
-        }
-    };
+    let plain = Front::of(&packet).and_then(|front| headers(&front, gso, &mut key.flow));
+    let parsed = plain.or_else(|| headers(&packet, gso, &mut key.flow));
+    let (network, transport) = parsed.ok_or(Loss::Unparsable)?;
     key.flow.protocol = transport.protocol;
     key.flow.ports = ports(&key.flow, &transport);
     key.flags = u16::from(transport.flags);
@@ -174,10 +180,33 @@ fn count(skb: Typed, reason: u32) -> Result<(), Loss> {
     Ok(())
 }
 
+/// Puts a packet's addresses into `flow`.
+#[inline(always)]
+fn headers<P: Packet>(packet: &P, gso: Gso, flow: &mut WideKey) -> Option<(Network, Transport)> {
+    let network = parse::bare(packet).ok()?;
+    let transport = match network {
+        Network::V4(l3) => {
+            let ip = parse::ipv4(packet, l3, gso.size != 0).ok()?;
+            flow.src[0] = ip.addresses & 0xffff_ffff;
+            flow.dst[0] = ip.addresses >> 32;
+            flow.family = 4;
+            ip.transport
+        }
+        Network::V6(l3) => {
+            let ip = parse::ipv6(packet, l3, gso.size != 0).ok()?;
+            flow.src = ip.src;
+            flow.dst = ip.dst;
+            flow.family = 6;
+            ip.transport
+        }
+    };
+    Some((network, transport))
+}
+
 /// The ports of a later fragment are those that its first one left behind.
 #[inline(always)]
 fn ports(flow: &WideKey, transport: &Transport) -> u32 {
-    let Fragment::Later(id) = transport.fragment else { return transport.ports };
+    let Fragment { part: Part::Later, id } = transport.fragment else { return transport.ports };
     let key = FragmentKey { src: flow.src, dst: flow.dst, id, protocol: transport.protocol, reserved: [0; 3] };
     // SAFETY: as in `classify::fragment`.
     FRAGMENTS.get_ptr(&key).map_or(0, |ports| unsafe { *ports })

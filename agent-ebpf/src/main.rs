@@ -31,6 +31,7 @@ mod entry {
     use crate::classify::classify;
     use crate::count;
     use crate::drops;
+    use crate::maps::{DROP_HANDLER, DROP_HANDLERS};
     use crate::yardstick;
     use agent_common::{EGRESS, INGRESS};
     use aya_ebpf::bindings::TC_ACT_UNSPEC;
@@ -75,10 +76,14 @@ mod entry {
         0
     }
 
-    /// Where both go on.
+    /// Where both go on. It may be interrupted by itself: the kernel keeps each of the two from that, but not what they
+    /// jump to. So its stack must not be the private one, one for each CPU, that Linux 6.13 and later give a program
+    /// (`check_max_stack_depth` in kernel/bpf/verifier.c): a program with a tail call has none. This one leads nowhere.
     #[btf_tracepoint(function = "kfree_skb")]
     pub fn drop_handler(ctx: BtfTracePointContext) -> i32 {
         drops::handle(&ctx);
+        // SAFETY: no slot has this number, so nothing is jumped to.
+        let _ = unsafe { DROP_HANDLER.tail_call(&ctx, DROP_HANDLERS) };
         0
     }
 

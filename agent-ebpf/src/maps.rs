@@ -77,9 +77,10 @@ pub static DROP_REASONS: Array<Reason> = Array::with_max_entries(1, BPF_F_MMAPAB
 #[map]
 pub static HAND_OFF: Array<[u64; 2]> = Array::with_max_entries(1, 0);
 
-/// One slot: what the attached drop programs go on in.
+/// What the attached drop programs go on in.
 #[map]
-pub static DROP_HANDLER: ProgramArray = ProgramArray::with_max_entries(1, 0);
+pub static DROP_HANDLER: ProgramArray = ProgramArray::with_max_entries(DROP_HANDLERS, 0);
+pub const DROP_HANDLERS: u32 = 1;
 
 /// Rejected flows. Shared by the CPUs: drops are rare beside packets, may nest, and may run preemptible on
 /// PREEMPT_RT. The drops' epoch is part of the key.

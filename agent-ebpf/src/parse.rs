@@ -34,13 +34,37 @@ pub enum Network {
     V6(u32),
 }
 
-/// A fragment's place in its datagram.
+/// A packet's place in its datagram. Not an enum with the id in it: what has no id would leave a register undefined,
+/// which the compiler may copy and the verifier then refuses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fragment {
+pub struct Fragment {
+    pub part: Part,
+    /// 0 for what is whole.
+    pub id: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
     Whole,
-    /// Carries the ports; the others are found by this id.
-    First(u32),
-    Later(u32),
+    /// Carries the ports; the others are found by the id.
+    First,
+    Later,
+}
+
+impl Fragment {
+    pub const WHOLE: Self = Self { part: Part::Whole, id: 0 };
+
+    #[inline(always)]
+    #[must_use]
+    pub fn first(id: u32) -> Self {
+        Self { part: Part::First, id }
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub fn later(id: u32) -> Self {
+        Self { part: Part::Later, id }
+    }
 }
 
 /// What is the same for both address families.
@@ -166,12 +190,12 @@ pub fn ipv4<P: Packet>(packet: &P, l3: u32, gso: bool) -> Result<Ipv4, Cause> {
     let id = fragmentation >> 16;
     // More-fragments flag and offset (RFC 791).
     let fragment = match (fragmentation & 0x2000, fragmentation & 0x1fff) {
-        (0, 0) => Fragment::Whole,
-        (_, 0) => Fragment::First(id),
-        _ => Fragment::Later(id),
+        (0, 0) => Fragment::WHOLE,
+        (_, 0) => Fragment::first(id),
+        _ => Fragment::later(id),
     };
-    let (ports, flags) = match fragment {
-        Fragment::Later(_) => (0, 0),
+    let (ports, flags) = match fragment.part {
+        Part::Later => (0, 0),
         _ => l4(packet, l3 + header_len, protocol, l3 + ip_len).ok_or(Cause::Truncated)?,
     };
     Ok(Ipv4 { addresses, transport: Transport { ports, protocol, flags, ip_len, fragment, jumbo: false } })
@@ -200,10 +224,10 @@ pub fn ipv6<P: Packet>(packet: &P, l3: u32, gso: bool) -> Result<Ipv6, Cause> {
     } else if is_extension(next) {
         return Err(Cause::LongChain);
     } else {
-        (l3 + 40, next, Fragment::Whole)
+        (l3 + 40, next, Fragment::WHOLE)
     };
-    let (ports, flags) = match fragment {
-        Fragment::Later(_) => (0, 0),
+    let (ports, flags) = match fragment.part {
+        Part::Later => (0, 0),
         _ => l4(packet, at, protocol, end).ok_or(Cause::Truncated)?,
     };
     Ok(Ipv6 {
@@ -222,7 +246,7 @@ fn is_extension(next: u8) -> bool {
 /// nothing is followed: what comes next is payload.
 #[inline(always)]
 pub fn walk<P: Packet>(packet: &P, start: u32, first: u8, end: u32) -> Result<(u32, u8, Fragment), Cause> {
-    let (mut at, mut next, mut fragment) = (start, first, Fragment::Whole);
+    let (mut at, mut next, mut fragment) = (start, first, Fragment::WHOLE);
     for _ in 0..=IPV6_HEADERS_MAX {
         if !is_extension(next) {
             return Ok((at, next, fragment));
@@ -239,11 +263,11 @@ pub fn walk<P: Packet>(packet: &P, start: u32, first: u8, end: u32) -> Result<(u
             let id = u32::from_be(second);
             at += 8;
             if offset != 0 {
-                return Ok((at, next, Fragment::Later(id)));
+                return Ok((at, next, Fragment::later(id)));
             }
             // Offset 0 without more: an atomic fragment (RFC 6946) is a whole packet.
             if more != 0 {
-                fragment = Fragment::First(id);
+                fragment = Fragment::first(id);
             }
         } else if number == AUTHENTICATION {
             at += (len_field + 2) * 4;
@@ -259,9 +283,7 @@ pub fn walk<P: Packet>(packet: &P, start: u32, first: u8, end: u32) -> Result<(u
 #[must_use]
 pub fn pack_walk(result: Result<(u32, u8, Fragment), Cause>) -> u64 {
     let (at, next, kind, id) = match result {
-        Ok((at, next, Fragment::Whole)) => (at, next, 0, 0),
-        Ok((at, next, Fragment::First(id))) => (at, next, 1, id),
-        Ok((at, next, Fragment::Later(id))) => (at, next, 2, id),
+        Ok((at, next, Fragment { part, id })) => (at, next, part as u64, id),
         Err(Cause::LongChain) => (0, 0, 3, 0),
         Err(_) => (0, 0, 4, 0),
     };
@@ -273,9 +295,9 @@ pub fn pack_walk(result: Result<(u32, u8, Fragment), Cause>) -> u64 {
 pub fn unpack_walk(word: u64) -> Result<(u32, u8, Fragment), Cause> {
     let (id, at, next) = ((word >> 32) as u32, (word >> 16) as u32 & 0xffff, (word >> 8) as u8);
     match word & 0xff {
-        0 => Ok((at, next, Fragment::Whole)),
-        1 => Ok((at, next, Fragment::First(id))),
-        2 => Ok((at, next, Fragment::Later(id))),
+        0 => Ok((at, next, Fragment { part: Part::Whole, id })),
+        1 => Ok((at, next, Fragment { part: Part::First, id })),
+        2 => Ok((at, next, Fragment { part: Part::Later, id })),
         3 => Err(Cause::LongChain),
         _ => Err(Cause::Truncated),
     }

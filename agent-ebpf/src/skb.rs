@@ -6,6 +6,7 @@ use agent_ebpf_parse::packet::{Head, Packet};
 use agent_ebpf_parse::parse::{self, Fragment};
 use agent_ebpf_parse::size::Gso;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use core::arch::asm;
 use core::mem::{MaybeUninit, size_of};
 
 use crate::settings;
@@ -19,6 +20,16 @@ pub fn probe<T: Copy>(at: u64) -> Option<T> {
         let failed = bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, at as *const _);
         if failed == 0 { Some(value.assume_init()) } else { None }
     }
+}
+
+/// The address in a pointer, as a number to the verifier. It allows no arithmetic on most pointers, and a kernel since
+/// 6.17 takes more for pointers than older ones; but to negate one (with CAP_PERFMON) gives a number in all.
+#[inline(always)]
+pub fn address(pointer: *const u8) -> u64 {
+    let mut number = pointer as u64;
+    // SAFETY: changes a register, twice to what it was.
+    unsafe { asm!("{0} = -{0}", "{0} = -{0}", inout(reg) number, options(pure, nomem, nostack)) };
+    number
 }
 
 /// A pointer that the verifier knows the type of: loads through it need no helper and cannot fault.
@@ -88,9 +99,7 @@ fn route_device(skb: Typed) -> Option<Device> {
     })
 }
 
-/// Where the packet's bytes are: the fields of sk_buff from `tail` on, which lie side by side in every kernel that has
-/// drop reasons (user space looks before it loads this). Offsets count from `head`.
-#[repr(C)]
+/// Where the packet's bytes are. Offsets count from `head`.
 #[derive(Clone, Copy)]
 pub struct Area {
     tail: u32,
@@ -100,10 +109,17 @@ pub struct Area {
 }
 
 impl Area {
-    /// Read by a helper, because `head` must be a number to the verifier and not a pointer.
     #[inline(always)]
-    pub fn of(skb: Typed) -> Option<Self> {
-        probe(skb.0 as u64 + u64::from(settings::skb_tail()))
+    pub fn of(skb: Typed) -> Self {
+        // SAFETY: fields of sk_buff; `tail` and `end` are offsets on 64-bit machines.
+        unsafe {
+            Self {
+                tail: skb.load(settings::skb_tail()),
+                end: skb.load(settings::skb_end()),
+                head: address(skb.load(settings::skb_head())),
+                data: address(skb.load(settings::skb_data())),
+            }
+        }
     }
 
     /// What `struct skb_shared_info`, at the end of the linear area, says of segments.
@@ -147,6 +163,45 @@ impl Probing {
             return None;
         }
         probe(self.base + u64::from(offset))
+    }
+}
+
+/// Bytes of the longest headers without options: IPv6, and TCP up to its flags.
+const FRONT_WORDS: usize = (40 + 16) / 4;
+
+/// The front of a packet, read at once: a helper's call costs more than the bytes. For headers whose place is known.
+pub struct Front {
+    words: [u32; FRONT_WORDS],
+    len: u32,
+    linear: u32,
+}
+
+impl Front {
+    /// What lies behind a shorter packet is read too, and not used: the area ends in `skb_shared_info`, which is longer.
+    #[inline(always)]
+    pub fn of(packet: &Probing) -> Option<Self> {
+        Some(Self { words: probe(packet.base)?, len: packet.len, linear: packet.linear })
+    }
+
+    #[inline(always)]
+    fn load<T: Copy>(&self, offset: u32) -> Option<T> {
+        let end = offset + size_of::<T>() as u32;
+        if end > self.linear || end as usize > size_of_val(&self.words) {
+            return None;
+        }
+        // SAFETY: inside `words` by the check above.
+        Some(unsafe { self.words.as_ptr().cast::<u8>().add(offset as usize).cast::<T>().read_unaligned() })
+    }
+}
+
+impl Packet for Front {
+    const WALKS: bool = false;
+
+    agent_ebpf_parse::loads!();
+
+    #[inline(always)]
+    fn load_head<const W: usize, const L: usize>(&self, offset: u32) -> Option<([u32; W], [u64; L])> {
+        self.load::<Head<W, L>>(offset).map(|head| head.joined())
     }
 }
 

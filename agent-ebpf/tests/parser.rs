@@ -2,7 +2,7 @@
 
 use agent_common::interface::Cause;
 use agent_ebpf_parse::packet::{Packet, Slice};
-use agent_ebpf_parse::parse::{self, Fragment, Network, Transport};
+use agent_ebpf_parse::parse::{self, Fragment, Network, Part, Transport};
 use agent_ebpf_parse::size::{self, Gso};
 use etherparse::{
     IpFragOffset, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv4Options, Ipv6Extensions, Ipv6FragmentHeader,
@@ -140,9 +140,9 @@ impl Spec {
         let (offset, more, id) = self.fragment;
         let id = u32::from(id);
         let fragment = match (offset, more) {
-            (0, false) => Fragment::Whole,
-            (0, true) => Fragment::First(id),
-            _ => Fragment::Later(id),
+            (0, false) => Fragment::WHOLE,
+            (0, true) => Fragment::first(id),
+            _ => Fragment::later(id),
         };
         let word = |high: u16, low: u16| {
             let [a, b] = high.to_be_bytes();
@@ -150,7 +150,7 @@ impl Spec {
             u32::from_ne_bytes([a, b, c, d])
         };
         let (ports, flags) = match self.upper {
-            _ if matches!(fragment, Fragment::Later(_)) => (0, 0),
+            _ if fragment.part == Part::Later => (0, 0),
             Upper::Tcp(sport, dport, flags, _) => {
                 // AWS's table: FIN 1, SYN 2, RST 4, and SYN with ACK 18.
                 let [fin, syn, rst, ack] = [1, 2, 4, 16].map(|bit| flags & bit != 0);

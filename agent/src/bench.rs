@@ -3,22 +3,26 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::hint::black_box;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
 use crate::capture::flow::Drained;
+use crate::emit;
 use crate::encode;
+use crate::flow_log::{CloudWatchLogs, Destination, Endpoint, FlowLog, Layout, TrafficType};
+use crate::format::Format;
 use crate::identity::{self, Identity};
 use crate::journal::format::{self, Entry};
 use crate::journal::{Frame, Journal};
 use crate::record::Batch;
-use crate::sink::{DirectorySink, Sink};
+use crate::select::Selection;
+use crate::sink::{Delivered, Directory, Names, Objects, Outcome, Store};
+use crate::spool::{Deflate, Segment, Spool};
 use crate::window::{Closed, Windows};
-
-/// As much as the directory sink collects before it compresses.
-const BUFFER_BYTES: usize = 1 << 20;
 
 /// A closed window, and what an agent knows by then.
 pub struct Window {
@@ -46,29 +50,129 @@ impl Window {
     fn batch(&self) -> Batch<'_> {
         let Closed { start, end, ref flows, .. } = self.closed;
         let account_id = identity::STAND_IN_ACCOUNT_ID;
-        Batch { account_id, number: 0, start, end, flows, statuses: &[], interface_ids: &self.interface_ids }
+        let (traffic_type, interface_ids) = (TrafficType::All, &self.interface_ids);
+        Batch { account_id, number: 0, start, end, traffic_type, flows, statuses: &[], interface_ids }
     }
 }
 
-/// Formats every flow, emptying `out` whenever a sink would. Returns the length of the whole text.
+/// Formats every flow, emptying `out` whenever a block is full. Returns the length of the whole text.
 pub fn format_v2(window: &Window, out: &mut Vec<u8>) -> usize {
     let mut bytes = 0;
+    for_each_block(window, out, |text| bytes += text.len());
+    bytes
+}
+
+fn for_each_block(window: &Window, out: &mut Vec<u8>, mut take: impl FnMut(&[u8])) {
+    let format = Format::default();
     for record in window.batch().records() {
-        encode::append(&record, out);
-        if out.len() >= BUFFER_BYTES {
-            bytes += out.len();
+        encode::append(&format, &record, out);
+        if out.len() >= emit::BLOCK_BYTES {
+            take(out);
             out.clear();
         }
     }
-    bytes + out.len()
+    take(out);
+    out.clear();
 }
 
-/// Formats, compresses and syncs every flow into objects below `root`. Returns the number of records.
-pub fn gzip_directory(window: &Window, root: &Path) -> anyhow::Result<u64> {
-    let identity = Identity::new(None, None)?;
-    let flow_log_id = identity::flow_log_id(&["bench"]);
-    let mut sink = Sink::Directory(DirectorySink::create(root.to_owned(), &identity, &flow_log_id)?);
-    Ok(sink.publish(&window.batch())?)
+/// How blocks are made.
+#[derive(Clone, Copy, Debug)]
+pub enum Blocks {
+    /// Of S3 and directories.
+    Slots,
+    /// Of CloudWatch Logs, in order of time.
+    Interfaces,
+}
+
+/// What a window took on its way to the disk, and to objects. Each step alone but the last of each.
+#[derive(Clone, Copy, Debug)]
+pub struct SpoolCost {
+    pub encode: Duration,
+    pub deflate: Duration,
+    /// From the closed window to a durable segment.
+    pub spool: Duration,
+    pub text_bytes: u64,
+    pub segment_bytes: u64,
+}
+
+/// Spools a window into `root`.
+pub fn spool(window: &Window, blocks: Blocks, root: &Path) -> anyhow::Result<SpoolCost> {
+    let mut deflate = Duration::ZERO;
+    let (mut deflater, mut scratch) = (Deflate::new(), Vec::new());
+    let start = Instant::now();
+    for_each_block(window, &mut Vec::with_capacity(2 * emit::BLOCK_BYTES), |text| {
+        let start = Instant::now();
+        scratch.clear();
+        let _ = deflater.append(text, &mut scratch);
+        deflate += start.elapsed();
+    });
+    let encode = start.elapsed() - deflate;
+
+    let spool = Spool::open(root, u64::MAX)?;
+    let log = flow_log(blocks);
+    let start = Instant::now();
+    let records = emit::spool(&log, &window.batch(), &spool)?;
+    let spooled = start.elapsed();
+    ensure!(records == window.flows() as u64, "{records} records of {} flows", window.flows());
+    let Segment { bytes: segment_bytes, text_bytes, .. } = *spool.segments().last().context("no segment")?;
+    Ok(SpoolCost { encode, deflate, spool: spooled, text_bytes, segment_bytes })
+}
+
+fn flow_log(blocks: Blocks) -> FlowLog {
+    let destination = match blocks {
+        Blocks::Slots => Destination::Directory { root: "/".into(), layout: Layout::default() },
+        Blocks::Interfaces => Destination::CloudWatchLogs(CloudWatchLogs {
+            group: String::new(),
+            retention_days: None,
+            endpoint: Endpoint::default(),
+        }),
+    };
+    FlowLog {
+        id: identity::flow_log_id(&["bench"]),
+        selection: Selection::default(),
+        traffic_type: TrafficType::All,
+        interval: 600,
+        format: Format::default(),
+        destination,
+        tags: BTreeMap::new(),
+        spool_bytes_max: 0,
+    }
+}
+
+/// What it took to make objects of a spool.
+#[derive(Clone, Copy, Debug)]
+pub struct ObjectsCost {
+    /// Read and check every block.
+    pub read: Duration,
+    /// From the spool to objects that are synced.
+    pub publish: Duration,
+    pub objects: u64,
+    pub bytes: u64,
+}
+
+/// Publishes what is in the spool in `root` as objects below `target`.
+pub fn objects(root: &Path, target: &Path) -> anyhow::Result<ObjectsCost> {
+    let spool = Arc::new(Spool::open(root, u64::MAX)?);
+    let start = Instant::now();
+    for segment in spool.segments() {
+        for block in spool.read(segment.id)? {
+            black_box(block?);
+        }
+    }
+    let read = start.elapsed();
+
+    let log = flow_log(Blocks::Slots);
+    let names = Names::new(Identity::new(None, None)?, &log.id, "", Layout::default());
+    let store = Store::Directory(Directory::create(target.to_owned(), &names)?);
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let start = Instant::now();
+    let mut objects = Objects::open(Arc::clone(&spool), names, &log.format.header(), 300, store)?;
+    while let Some(outcome) = runtime.block_on(objects.deliver(0, true)) {
+        ensure!(outcome == Outcome::Done, "{outcome:?}");
+    }
+    let publish = start.elapsed();
+    let Delivered { calls, bytes, .. } = objects.delivered();
+    Ok(ObjectsCost { read, publish, objects: calls, bytes })
 }
 
 /// What the journal took for one drain.

@@ -1,15 +1,17 @@
 //! The event loop: clocks, signals, interface changes. One thread; the data path is a straight line through it.
-//! Knows no formats and no BPF. A window is closed only after its last epoch was drained.
+//! Knows no formats and no BPF. A slice is closed only after its last epoch was drained.
 #![forbid(unsafe_code)]
 
 use crate::capture::interfaces::{self, Interface, Watch};
 use crate::capture::{Capture, DropReport, Hook, Sizes};
 use crate::cli::Failure;
+use crate::config::{Agent, Host};
 use crate::durable::Durable;
-use crate::journal::{CARRIED, Closing, Frame};
-use crate::pipeline::{Pending, Pipeline, Summary};
-use crate::sink::SinkError;
+use crate::journal::{CARRIED, Frame};
+use crate::pipeline::{Pipeline, Slice, Summary};
+use crate::select::{Named, Selection};
 use crate::state_lock::HAND_OVER;
+use crate::subscription::Subscription;
 use crate::wall::Wall;
 use crate::window::window_at;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -21,10 +23,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+mod leftover;
 mod recover;
+mod reload;
 mod start;
 
-pub(crate) use start::{Destination, Plan, Settings, plan, possible_cpus};
+use leftover::Leftovers;
+pub(crate) use start::{Plan, Settings, Source, plan, possible_cpus};
 
 /// How often tables are looked at for an early drain, and the longest wait for a signal.
 const TICK: Duration = Duration::from_millis(50);
@@ -50,19 +55,20 @@ fn clocks() -> (i64, i64) {
 
 /// Runs until SIGINT or SIGTERM, or until another agent takes over.
 pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
-    let Plan { settings, pipeline, machine_id, mut lock, pins } = plan;
+    let Plan { settings, agent, pipeline, host, news, mut lock, pins } = plan;
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGINT);
     mask.add(Signal::SIGTERM);
     mask.add(HAND_OVER);
+    mask.add(Signal::SIGHUP);
     let io = |what: &'static str| move |e: nix::errno::Errno| Failure::Run(format!("{what}: {e}"));
     mask.thread_block().map_err(io("block signals"))?;
     let signals =
         SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(io("signalfd"))?;
     lock.sign();
-    let (durable, recovery) = Durable::open(&settings.state_directory);
+    let (durable, recovery) = Durable::open(&agent.state_directory);
     let watch = Watch::new().map_err(io("watch interfaces"))?;
-    let sizes = start::sizes(&settings);
+    let sizes = start::sizes(&agent);
     let mut capture = match pins {
         Some(pins) => Capture::open_pinned(sizes, pins)?,
         None => Capture::open(sizes)?,
@@ -70,13 +76,18 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     if let Some(hook) = settings.hook {
         capture.attach_by(hook);
     }
-    let (start, last) = window_at(now(), settings.interval);
+    let interval = slice_seconds(&pipeline);
+    let (start, last) = window_at(now(), interval);
     let (wall, monotonic) = clocks();
     let mut daemon = Daemon {
         settings,
-        machine_id,
+        agent,
+        host,
         capture,
         pipeline,
+        leftovers: Leftovers::default(),
+        selections: news.selections.clone(),
+        interval,
         tracked: BTreeMap::new(),
         left: Vec::new(),
         // The first window begins when we do.
@@ -84,6 +95,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
         sums: Sums::default(),
         wall: Wall::new(wall, monotonic),
         clock_steps: 0,
+        unspooled: false,
         verdicts: false,
         gaps: BTreeSet::new(),
         looked: Instant::now(),
@@ -91,7 +103,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     };
     // Before the interfaces: a refused packet that was counted must not stay ACCEPT. One that was dropped before its
     // interface was hooked finds no counterpart and is in no record.
-    if daemon.settings.verdicts {
+    if daemon.agent.verdicts {
         match daemon.capture.watch_drops() {
             Ok(()) => daemon.verdicts = true,
             Err(why) => tracing::warn!("every record will be ACCEPT: {why}"),
@@ -99,6 +111,8 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     }
     daemon.sync()?;
     daemon.recover(recovery)?;
+    // From what earlier runs had, if they had other flow logs.
+    daemon.change(news)?;
     daemon.say_ready(&sizes);
     let mut stop = false;
     while !stop {
@@ -111,10 +125,16 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
             if signal.ssi_signo == HAND_OVER as u32 && daemon.can_hand_over() {
                 daemon.capture.flush_log();
                 let report = daemon.capture.drop_report().ok().flatten();
-                daemon.say_ended("handed over", report);
+                let said = daemon.said(report.as_ref());
+                daemon.stop_deliveries();
+                say_ended("handed over", &said, report);
                 return Ok(());
             }
-            stop = true;
+            if signal.ssi_signo == Signal::SIGHUP as u32 {
+                daemon.reload()?;
+            } else {
+                stop = true;
+            }
         }
         if watch.changed() {
             daemon.sync()?;
@@ -124,11 +144,30 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
             daemon.look();
         }
         daemon.tick(stop)?;
+        if let Some(fault) = daemon.fatal() {
+            // Everything was drained or is in the spool: nothing is worth counting on for.
+            daemon.capture.close();
+            daemon.stop_deliveries();
+            return Err(Failure::Run(fault));
+        }
     }
     let report = daemon.capture.drop_report().ok().flatten();
     daemon.capture.close();
-    daemon.say_ended("stopped", report);
-    Ok(())
+    let said = daemon.said(report.as_ref());
+    let fatal = daemon.finish_deliveries();
+    say_ended("stopped", &said, report);
+    fatal.map_or(Ok(()), |fault| Err(Failure::Run(fault)))
+}
+
+/// Slices end wherever any flow log's window may end.
+fn slice_seconds(pipeline: &Pipeline) -> u32 {
+    let gcd = |mut a: u32, mut b: u32| {
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    pipeline.subscriptions.iter().map(|one| one.log().interval).fold(0, gcd)
 }
 
 /// Running sums for the closing line.
@@ -141,18 +180,27 @@ struct Sums {
 
 struct Daemon {
     settings: Settings,
-    machine_id: String,
+    agent: Agent,
+    host: Host,
     capture: Capture,
     pipeline: Pipeline,
-    /// ifindex -> interface id of what is captured, or was in this window.
-    tracked: BTreeMap<u32, String>,
-    /// Interfaces that went away in this window: their last packets are still to be logged.
+    /// Of the flow logs that are configured, which these need not be yet when the agent starts.
+    selections: Vec<Selection>,
+    /// Spools of flow logs that are configured no longer.
+    leftovers: Leftovers,
+    /// Of a slice, in seconds.
+    interval: u32,
+    /// By ifindex, what is captured, or was in this slice.
+    tracked: BTreeMap<u32, Named>,
+    /// Interfaces that went away in this slice: their last packets are still to be logged.
     left: Vec<u32>,
-    /// First and last second.
+    /// First and last second of the slice.
     window: (i64, i64),
     sums: Sums,
     wall: Wall,
     clock_steps: u64,
+    /// A window could not be spooled.
+    unspooled: bool,
     /// The kernel's verdicts are on: else every record is ACCEPT.
     verdicts: bool,
     /// Interfaces that were not counted for a while in this window.
@@ -163,26 +211,29 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn interface_id(&self, interface: &Interface) -> String {
-        match self.settings.interface_ids.get(&interface.name) {
-            Some(id) => id.clone(),
-            None => crate::identity::interface_id(&self.machine_id, &interface.name),
-        }
+    fn wants(&self, interface: &Interface) -> bool {
+        self.selections.iter().any(|selection| selection.wants(interface))
     }
 
     /// Attaches to what is wanted now and lets go of what is not.
     fn sync(&mut self) -> Result<(), Failure> {
         let mut wanted = interfaces::list().map_err(crate::capture::Error::from)?;
-        wanted.retain(|interface| self.settings.selection.wants(interface));
+        wanted.retain(|interface| self.wants(interface));
         let changes = self.capture.sync(&wanted);
         for (interface, hook) in &changes.attached {
-            let id = self.interface_id(interface);
+            let id = self.host.interface_id(&interface.name);
             tracing::info!(interface = %interface.name, %id, hook = ?hook, "attached");
             if *hook == Hook::Clsact {
                 tracing::warn!(interface = %interface.name, "no TCX on this kernel: other tools can remove the filters");
             }
             self.left.retain(|&index| index != interface.index);
-            self.tracked.insert(interface.index, id);
+            self.tracked.insert(interface.index, Named::new(id, interface));
+        }
+        // Flow logs may choose by addresses, and these change.
+        for interface in &wanted {
+            if let Some(named) = self.tracked.get_mut(&interface.index) {
+                *named = Named::new(named.id.clone(), interface);
+            }
         }
         for interface in &changes.detached {
             tracing::info!(interface = %interface.name, "detached");
@@ -209,6 +260,7 @@ impl Daemon {
     /// Puts programs back that somebody else has removed.
     fn look(&mut self) {
         self.looked = Instant::now();
+        self.leftovers.look();
         let changes = self.capture.mend();
         for interface in &changes.rehooked {
             // Each once in a window.
@@ -230,14 +282,14 @@ impl Daemon {
         self.capture.flush_log();
         let now = now();
         let (start, last) = self.window;
-        // A clock set back before the window ends it as well: a window never spans such a step.
+        // A clock set back before the slice ends it as well: a slice never spans such a step.
         let ended = now > last || now < start;
         if stop || ended {
             self.drain(0)?;
-            let (next, next_last) = window_at(now, self.settings.interval);
+            let (next, next_last) = window_at(now, self.interval);
             let late = now - last;
             if ended && late > LATE {
-                // We were stopped, or waited for the destination: what was counted meanwhile keeps its times.
+                // We were stopped: what was counted meanwhile keeps its times.
                 tracing::warn!(seconds = late, window = start, "the window ends late and is longer");
             }
             let end = match ended {
@@ -245,44 +297,45 @@ impl Daemon {
                 true => last,
                 false => now,
             };
-            let pending = self.close(start, end);
-            // Windows never overlap, unless the clock itself goes back.
+            let slice = self.close(start, end, stop || now < start);
+            // Slices never overlap, unless the clock itself goes back.
             self.window = (if now < start { now } else { next.max(start).max(end + 1) }, next_last);
             if !stop {
                 self.begin();
             }
-            let published = self.publish(pending, stop);
-            if published.is_err() {
-                // Everything was drained: nothing is worth counting on for.
-                self.capture.close();
-            }
-            published?;
+            self.publish(&slice);
         } else if self.durable.is_full() {
-            // A journal is bounded: the window ends early, and another goes on to its end.
-            self.drain(0)?;
-            let pending = self.close(start, now);
-            self.window = (now, last);
-            self.begin();
-            self.publish(pending, false)?;
+            self.cut(now)?;
         } else if !self.settings.hold_drain && self.capture.crowded() {
             self.drain(0)?;
         }
         Ok(())
     }
 
-    /// The wall clock was stepped: the window ends where it was, and another begins where it is now, so that no record
-    /// spans the step.
+    /// Ends the slice before its time: a journal is bounded, and flow logs come and go. Another goes on to its end.
+    fn cut(&mut self, now: i64) -> Result<(), Failure> {
+        self.drain(0)?;
+        let slice = self.close(self.window.0, now, false);
+        self.window = (now, window_at(now, self.interval).1);
+        self.begin();
+        self.publish(&slice);
+        Ok(())
+    }
+
+    /// The wall clock was stepped: all windows end where it was, and others begin where it is now, so that no record spans
+    /// the step.
     fn step(&mut self, step: i64, wall: i64) -> Result<(), Failure> {
         let before = (wall - step) / NANOSECONDS;
         tracing::warn!(seconds = step / NANOSECONDS, "the wall clock was stepped: the window ends early");
         self.clock_steps += 1;
         self.drain(step)?;
         let (start, last) = self.window;
-        let pending = self.close(start, before.clamp(start, last));
+        let slice = self.close(start, before.clamp(start, last), true);
         let now = wall / NANOSECONDS;
-        self.window = (now, window_at(now, self.settings.interval).1);
+        self.window = (now, window_at(now, self.interval).1);
         self.begin();
-        self.publish(pending, false)
+        self.publish(&slice);
+        Ok(())
     }
 
     /// `stepped`: by how many nanoseconds the wall clock was stepped since the last tick. What was counted is in the
@@ -298,20 +351,25 @@ impl Daemon {
         })
     }
 
-    /// Ends the window and keeps it. To be published when the next one has begun, for its file goes then.
-    fn close(&mut self, start: i64, last: i64) -> Pending {
-        let mut pending = self.pipeline.close(start, last, &self.tracked, &std::mem::take(&mut self.gaps));
-        let closing = Closing { end: last, statuses: pending.statuses.clone() };
-        (pending.number, pending.file) = self.durable.close(closing);
+    /// Ends the slice and keeps it. To be published when the next one has begun, for its file goes then.
+    fn close(&mut self, start: i64, last: i64, ends: bool) -> Slice {
+        let gaps = std::mem::take(&mut self.gaps);
+        let mut slice = self.pipeline.close((start, last), &self.tracked, gaps, ends);
+        (slice.number, slice.file) = self.durable.close(slice.closing());
         for index in self.left.drain(..) {
             self.tracked.remove(&index);
         }
-        pending
+        slice
     }
 
-    fn publish(&mut self, pending: Pending, stop: bool) -> Result<(), Failure> {
-        let start = pending.start();
-        let summary = self.pipeline.publish(pending);
+    fn publish(&mut self, slice: &Slice) {
+        let start = slice.start;
+        let summary = self.pipeline.publish(slice);
+        self.account(&summary, start);
+    }
+
+    /// Forgets what every flow log has, and says what went wrong.
+    fn account(&mut self, summary: &Summary, start: i64) {
         self.durable.forget(&summary.published);
         self.sums.windows += 1;
         if summary.sum_error != (0, 0) {
@@ -333,39 +391,81 @@ impl Daemon {
                 "rejected flows found no room, SKIPDATA written; raise --flow-table-slots"
             );
         }
-        self.sums.total.add(&summary);
+        self.sums.total.add(summary);
         if summary.lost_records > 0 {
-            tracing::error!(records = summary.lost_records, "given up: too many windows wait for the destination");
+            tracing::error!(records = summary.lost_records, "given up: too many windows wait for room in the spool");
         }
-        match summary.error.as_deref() {
-            None => Ok(()),
-            // Nobody reads any more: nothing to wait for.
-            Some(error @ SinkError::ReaderGone) => Err(Failure::Run(error.to_string())),
-            Some(error) if stop => {
-                Err(Failure::Run(format!("{} windows could not be written: {error}", summary.waiting)))
+        match &summary.error {
+            // Once, until it works again.
+            Some(error) if !std::mem::replace(&mut self.unspooled, true) => {
+                tracing::error!(%error, "not spooled, waits in memory and will be tried again");
             }
-            Some(error) => {
-                tracing::error!(%error, windows = summary.waiting, "not written, will be tried again");
-                Ok(())
+            None if summary.waiting == 0 && std::mem::take(&mut self.unspooled) => {
+                tracing::info!("the spool can be written again");
             }
+            _ => {}
         }
+    }
+
+    /// Why going on makes no sense: nobody reads what we write.
+    fn fatal(&self) -> Option<String> {
+        let faults = self.pipeline.subscriptions.iter().filter_map(|one| one.delivery()?.fatal());
+        faults.map(|fault| fault.message).next()
+    }
+
+    /// Leaves what is not delivered to the next agent.
+    fn stop_deliveries(self) {
+        // All at once: the other agent waits, and a call that is under way may take a while.
+        std::thread::scope(|scope| {
+            let deliveries = self.pipeline.subscriptions.into_iter().filter_map(Subscription::into_delivery);
+            for delivery in deliveries.chain(self.leftovers.into_deliveries()) {
+                scope.spawn(move || delivery.stop());
+            }
+        });
+    }
+
+    /// Delivers what there is time for, all at once. Returns why nobody reads it, if so.
+    fn finish_deliveries(self) -> Option<String> {
+        let deadline = Instant::now() + self.agent.shutdown;
+        let mut fatal = None;
+        std::thread::scope(|scope| {
+            for leftover in self.leftovers.into_deliveries() {
+                scope.spawn(move || leftover.finish(deadline));
+            }
+            let finish = |one: Subscription| {
+                let id = one.log().id.clone();
+                let delivery = one.into_delivery()?;
+                Some(scope.spawn(move || (id, delivery.finish(deadline))))
+            };
+            let finishing: Vec<_> = self.pipeline.subscriptions.into_iter().filter_map(finish).collect();
+            for (id, finished) in finishing.into_iter().filter_map(|thread| thread.join().ok()) {
+                if let Some(fault) = &finished.fatal {
+                    fatal = Some(fault.message.clone());
+                } else if finished.segments > 0 {
+                    let (windows, records) = (finished.segments, finished.records);
+                    let why = finished.fault.map_or("no time left".to_owned(), |fault| fault.message);
+                    tracing::warn!(flow_log = %id, windows, records, why, "left in the spool for the next start");
+                }
+            }
+        });
+        fatal
     }
 
     fn say_ready(&self, sizes: &Sizes) {
         let names: Vec<&str> = self.capture.attached().map(|interface| interface.name.as_str()).collect();
-        let destination = match &self.settings.destination {
-            Destination::Stdout => "stdout".to_owned(),
-            Destination::Directory(path) => path.display().to_string(),
-        };
+        let logs = &self.pipeline.subscriptions;
+        let destinations: Vec<String> = logs.iter().map(|one| one.log().destination.to_string()).collect();
+        let intervals: Vec<String> = logs.iter().map(|one| format!("{}s", one.log().interval)).collect();
         let names = if names.is_empty() { "none yet".to_owned() } else { names.join(",") };
         eprintln!(
-            "flowlogd ready: interfaces={names} flows_per_cpu={} overflow={} cpus={} tables={}MiB verdicts={} interval={}s destination={destination}",
+            "flowlogd ready: interfaces={names} flows_per_cpu={} overflow={} cpus={} tables={}MiB verdicts={} interval={} destination={}",
             sizes.sets4 * 4,
             sizes.overflow,
             sizes.cpus,
             sizes.table_bytes() >> 20,
             if self.verdicts { "kernel" } else { "none" },
-            self.settings.interval,
+            intervals.join(","),
+            destinations.join(","),
         );
     }
 
@@ -374,10 +474,11 @@ impl Daemon {
         self.capture.is_pinned() && self.durable.errors == 0
     }
 
-    fn say_ended(&self, how: &str, report: Option<DropReport>) {
+    /// The closing line.
+    fn said(&self, report: Option<&DropReport>) -> String {
         let Sums { windows, with_error, total } = &self.sums;
         let unmatched = total.unmatched.packets + self.pipeline.drops_waiting().packets;
-        let lost: u64 = report.iter().flat_map(|report| &report.lost).map(|(_, count)| count).sum();
+        let lost: u64 = report.into_iter().flat_map(|report| &report.lost).map(|(_, count)| count).sum();
         let fields = [
             ("verdicts", u8::from(self.verdicts).to_string()),
             ("windows", windows.to_string()),
@@ -385,13 +486,15 @@ impl Daemon {
             ("seen_packets", total.seen.packets.to_string()),
             ("seen_bytes", total.seen.bytes.to_string()),
             ("excluded_packets", total.excluded.packets.to_string()),
+            ("non_ip_packets", total.non_ip.packets.to_string()),
+            ("unparsable_packets", total.unparsable.packets.to_string()),
             ("skipped_packets", total.skipped.packets.to_string()),
             ("skipped_bytes", total.skipped.bytes.to_string()),
             ("rejected_packets", total.rejected.packets.to_string()),
             ("rejected_bytes", total.rejected.bytes.to_string()),
             ("drops_unmatched_packets", unmatched.to_string()),
             ("drops_lost", lost.to_string()),
-            ("drops_nested", report.as_ref().map_or(0, |report| report.nested.iter().sum::<u64>()).to_string()),
+            ("drops_nested", report.map_or(0, |report| report.nested.iter().sum::<u64>()).to_string()),
             ("journal_errors", self.durable.errors.to_string()),
             ("clock_steps", self.clock_steps.to_string()),
             ("sum_error_packets", total.sum_error.0.to_string()),
@@ -399,13 +502,18 @@ impl Daemon {
             ("windows_with_error", with_error.to_string()),
         ];
         let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        eprintln!("flowlogd {how}: {}", fields.join(" "));
-        if let Some(report) = report {
-            let frees: Vec<String> = report.other_frees.iter().map(|(name, frees)| format!("{name}={frees}")).collect();
-            tracing::debug!("frees that were no policy's: {}", frees.join(" "));
-            for (cause, drops) in report.lost.iter().filter(|(_, drops)| *drops > 0) {
-                tracing::warn!(cause, drops, "rejected packets that are not logged as such");
-            }
-        }
+        fields.join(" ")
+    }
+}
+
+fn say_ended(how: &str, said: &str, report: Option<DropReport>) {
+    eprintln!("flowlogd {how}: {said}");
+    let Some(report) = report else { return };
+    let frees: Vec<String> = report.other_frees.iter().map(|(name, frees)| format!("{name}={frees}")).collect();
+    tracing::debug!("frees that were no policy's: {}", frees.join(" "));
+    let [first, second] = report.nested;
+    tracing::debug!(first, second, "nested frees, by the program that was left out");
+    for (cause, drops) in report.lost.iter().filter(|(_, drops)| *drops > 0) {
+        tracing::warn!(cause, drops, "rejected packets that are not logged as such");
     }
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use crate::fault;
 use crate::journal::{Closing, Frame, Journal, JournalError, Recovered, Recovery, WindowId};
+use crate::select::Named;
 
 /// A quarter of a gigabyte: about nine million flows.
 const LIMIT_BYTES: u64 = 256 << 20;
@@ -15,7 +16,7 @@ const LIMIT_BYTES: u64 = 256 << 20;
 pub(crate) struct Durable {
     journal: Option<Journal>,
     /// What the open window's file says of interfaces.
-    named: BTreeMap<u32, String>,
+    named: BTreeMap<u32, Named>,
     /// Of the open window.
     number: u64,
     /// The last write failed: said once, until one succeeds.
@@ -85,12 +86,12 @@ impl Durable {
         self.attempt(|journal| journal.resume(recovered));
     }
 
-    /// Says which ids flows go by, as far as the open window's file does not say so.
-    pub(crate) fn name(&mut self, ids: &BTreeMap<u32, String>) {
-        let news: Vec<(u32, String)> = ids
+    /// Says which interfaces flows are of, as far as the open window's file does not say so.
+    pub(crate) fn name(&mut self, interfaces: &BTreeMap<u32, Named>) {
+        let news: Vec<(u32, Named)> = interfaces
             .iter()
-            .filter(|(ifindex, id)| self.named.get(ifindex) != Some(id))
-            .map(|(&ifindex, id)| (ifindex, id.clone()))
+            .filter(|(ifindex, named)| self.named.get(ifindex) != Some(named))
+            .map(|(&ifindex, named)| (ifindex, named.clone()))
             .collect();
         if !news.is_empty() && self.try_write(|journal| journal.name(news.clone())).is_some() {
             self.named.extend(news);

@@ -1,4 +1,4 @@
-//! Writes records as version 2 text lines, AWS's default format.
+//! Writes records as text lines: version 2 fields, in AWS's default order or another.
 //! Must not know of windows, files or compression.
 //! Always: one line per record, single spaces, `-` for what does not apply, `\n` at the end, no allocation per record.
 #![forbid(unsafe_code)]
@@ -7,45 +7,61 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
 use crate::capture::flow::{Flow, Verdict};
+use crate::format::{Field, Format};
 use crate::record::{Record, Status};
 
-/// First line of an S3 text object: AWS's field names, in the order of the records.
-pub(crate) const HEADER: &str = "version account-id interface-id srcaddr dstaddr srcport dstport protocol packets \
-                                 bytes start end action log-status\n";
+pub(crate) fn append(format: &Format, record: &Record, out: &mut Vec<u8>) {
+    if format.is_default() { append_default(record, out) } else { append_fields(format.fields(), record, out) }
+}
 
-pub(crate) fn append(record: &Record, out: &mut Vec<u8>) {
+/// All fields in AWS's order: what most flow logs have, so it is worth its own code.
+fn append_default(record: &Record, out: &mut Vec<u8>) {
     out.extend_from_slice(b"2 ");
     out.extend_from_slice(record.account_id.as_bytes());
     out.push(b' ');
     out.extend_from_slice(record.interface_id.as_bytes());
+    in_place(out, |line| {
+        let line = match record.flow {
+            Some(Flow { key, packets, bytes, .. }) => line
+                .address(key.src)
+                .address(key.dst)
+                .number(key.src_port.into())
+                .number(key.dst_port.into())
+                .number(key.protocol.into())
+                .number(*packets)
+                .number(*bytes),
+            None => line.text(b" - - - - - - -"),
+        };
+        line.seconds(record.start).seconds(record.end).action(record).status(record).text(b"\n")
+    });
+}
+
+fn append_fields(fields: &[Field], record: &Record, out: &mut Vec<u8>) {
+    let start = out.len();
+    for field in fields {
+        match field {
+            Field::AccountId => append_text(record.account_id, out),
+            Field::InterfaceId => append_text(record.interface_id, out),
+            _ => in_place(out, |line| line.field(*field, record)),
+        }
+    }
+    // Every field has brought a space.
+    out.push(b'\n');
+    out.remove(start);
+}
+
+fn append_text(text: &str, out: &mut Vec<u8>) {
+    out.push(b' ');
+    out.extend_from_slice(text.as_bytes());
+}
+
+#[inline(always)]
+fn in_place(out: &mut Vec<u8>, write: impl FnOnce(Line) -> Line) {
     let start = out.len();
     out.resize(start + ROOM, 0);
     let Some(room) = out[start..].first_chunk_mut() else { return };
-    let line = Line { room, len: 0 };
-    let line = match record.flow {
-        Some(Flow { key, packets, bytes, .. }) => line
-            .address(key.src)
-            .address(key.dst)
-            .number(key.src_port.into())
-            .number(key.dst_port.into())
-            .number(key.protocol.into())
-            .number(*packets)
-            .number(*bytes),
-        None => line.text(b" - - - - - - -"),
-    };
-    let line = line.seconds(record.start).seconds(record.end);
-    let line = match record.flow.map(|flow| flow.key.verdict) {
-        Some(Verdict::Accept) => line.text(b" ACCEPT"),
-        Some(Verdict::Reject) => line.text(b" REJECT"),
-        None => line.text(b" -"),
-    };
-    let line = match record.status {
-        Status::Ok => line.text(b" OK\n"),
-        Status::NoData => line.text(b" NODATA\n"),
-        Status::SkipData => line.text(b" SKIPDATA\n"),
-    };
-    let end = start + usize::from(line.len);
-    out.truncate(end);
+    let len = write(Line { room, len: 0 }).len;
+    out.truncate(start + usize::from(len));
 }
 
 /// What a `u8` reaches, and the longest fixed text.
@@ -74,6 +90,43 @@ impl Line<'_> {
         let at = usize::from(self.len);
         self.room[at..at + N].copy_from_slice(text);
         Self { len: self.len + len, ..self }
+    }
+
+    /// Any but the ids.
+    fn field(self, field: Field, record: &Record) -> Self {
+        match (field, record.flow) {
+            (Field::Version, _) => self.text(b" 2"),
+            (Field::Start, _) => self.seconds(record.start),
+            (Field::End, _) => self.seconds(record.end),
+            (Field::Action, _) => self.action(record),
+            (Field::LogStatus, _) => self.status(record),
+            (Field::SrcAddr, Some(flow)) => self.address(flow.key.src),
+            (Field::DstAddr, Some(flow)) => self.address(flow.key.dst),
+            (Field::SrcPort, Some(flow)) => self.number(flow.key.src_port.into()),
+            (Field::DstPort, Some(flow)) => self.number(flow.key.dst_port.into()),
+            (Field::Protocol, Some(flow)) => self.number(flow.key.protocol.into()),
+            (Field::Packets, Some(flow)) => self.number(flow.packets),
+            (Field::Bytes, Some(flow)) => self.number(flow.bytes),
+            _ => self.text(b" -"),
+        }
+    }
+
+    #[inline(always)]
+    fn action(self, record: &Record) -> Self {
+        match record.flow.map(|flow| flow.key.verdict) {
+            Some(Verdict::Accept) => self.text(b" ACCEPT"),
+            Some(Verdict::Reject) => self.text(b" REJECT"),
+            None => self.text(b" -"),
+        }
+    }
+
+    #[inline(always)]
+    fn status(self, record: &Record) -> Self {
+        match record.status {
+            Status::Ok => self.text(b" OK"),
+            Status::NoData => self.text(b" NODATA"),
+            Status::SkipData => self.text(b" SKIPDATA"),
+        }
     }
 
     #[inline(always)]
@@ -230,6 +283,7 @@ static OCTETS: [([u8; 4], u8); 256] = {
 mod tests {
     use super::*;
     use crate::capture::flow::{Direction, FlowKey};
+    use crate::format::FIELDS;
 
     /// A line's account, interface, flow, start, end and status.
     type Parsed<'a> = (&'a str, &'a str, Option<Flow>, i64, i64, Status);
@@ -268,7 +322,11 @@ mod tests {
     fn encoded(line: &str) -> String {
         let (account_id, interface_id, flow, start, end, status) = parse(line);
         let mut out = Vec::new();
-        append(&Record { account_id, interface_id, flow: flow.as_ref(), start, end, status }, &mut out);
+        append(
+            &Format::default(),
+            &Record { account_id, interface_id, flow: flow.as_ref(), start, end, status },
+            &mut out,
+        );
         String::from_utf8(out).unwrap()
     }
 
@@ -282,6 +340,7 @@ mod tests {
     #[test]
     fn samples_come_back_byte_for_byte() {
         let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/samples");
+        let header = Format::default().header() + "\n";
         let mut lines = 0;
         for entry in std::fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
@@ -289,7 +348,7 @@ mod tests {
                 continue;
             }
             let text = std::fs::read_to_string(&path).unwrap();
-            let records = text.strip_prefix(HEADER).unwrap_or_else(|| panic!("{path:?} has another header"));
+            let records = text.strip_prefix(&header).unwrap_or_else(|| panic!("{path:?} has another header"));
             for line in records.split_inclusive('\n') {
                 assert_eq!(encoded(line.trim_end_matches('\n')), line, "{path:?}");
                 lines += 1;
@@ -348,10 +407,39 @@ mod tests {
         let mut out = Vec::new();
         let (start, end) = (i64::MIN, i64::MIN);
         let (account_id, interface_id) = ("0", "eni-0");
-        append(&Record { account_id, interface_id, flow: Some(&flow), start, end, status: Status::Ok }, &mut out);
+        append(
+            &Format::default(),
+            &Record { account_id, interface_id, flow: Some(&flow), start, end, status: Status::Ok },
+            &mut out,
+        );
         assert_eq!(
             String::from_utf8(out).unwrap(),
             format!("2 0 eni-0 {address} {address} 65535 65535 255 {0} {0} {start} {end} ACCEPT OK\n", u64::MAX)
         );
+    }
+    /// Every field on its own is what the default line has in its place.
+    #[test]
+    fn fields_in_another_order() {
+        for line in [
+            "2 000000000000 eni-0 2001:db8::1 10.0.0.1 80 65535 6 18446744073709551615 40 0 1795517884 REJECT OK",
+            "2 000000000000 eni-0 - - - - - - - 60 119 - NODATA",
+            "2 000000000000 eni-0 - - - - - - - 60 119 - SKIPDATA",
+        ] {
+            let (account_id, interface_id, flow, start, end, status) = parse(line);
+            let record = Record { account_id, interface_id, flow: flow.as_ref(), start, end, status };
+            let written = |format: &str| {
+                // Behind a line that is there already.
+                let mut out = b"before\n".to_vec();
+                append(&Format::parse(format).unwrap(), &record, &mut out);
+                String::from_utf8(out).unwrap().strip_prefix("before\n").unwrap().to_owned()
+            };
+            let values: Vec<&str> = line.split(' ').collect();
+            for ((name, _), value) in FIELDS.iter().zip(&values) {
+                assert_eq!(written(&format!("${{{name}}}")), format!("{value}\n"));
+            }
+            let backwards = FIELDS.map(|(name, _)| format!("${{{name}}}")).into_iter().rev().collect::<Vec<_>>();
+            let values: Vec<&str> = values.into_iter().rev().collect();
+            assert_eq!(written(&backwards.join(" ")), values.join(" ") + "\n");
+        }
     }
 }

@@ -67,7 +67,7 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 
 /// What the rules must be told.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Settings {
     vpc_dns: Option<IpAddr>,
     routers: HashSet<IpAddr>,

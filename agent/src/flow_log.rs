@@ -5,11 +5,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use crate::capture::flow::{Flow, Verdict};
 use crate::format::Format;
 use crate::select::Selection;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FlowLog {
     /// `fl-` and 17 hex digits, a digest of the host's identity and of all the settings below but `spool_bytes_max`.
     pub(crate) id: String,
@@ -24,7 +26,7 @@ pub(crate) struct FlowLog {
 }
 
 /// AWS's `--traffic-type`.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum TrafficType {
     #[default]
     All,
@@ -33,7 +35,7 @@ pub(crate) enum TrafficType {
 }
 
 /// Where records go.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Destination {
     Stdout,
     Directory { root: PathBuf, layout: Layout },
@@ -43,7 +45,7 @@ pub(crate) enum Destination {
 }
 
 /// How objects are named and how long one is collected for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Layout {
     pub(crate) hive_compatible_partitions: bool,
     pub(crate) per_hour_partition: bool,
@@ -51,7 +53,7 @@ pub(crate) struct Layout {
     pub(crate) object_interval: u32,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct S3 {
     pub(crate) bucket: String,
     /// Without slashes at either end; may be empty.
@@ -64,7 +66,7 @@ pub(crate) struct S3 {
     pub(crate) endpoint: Endpoint,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CloudWatchLogs {
     pub(crate) group: String,
     /// Set when the group is made.
@@ -72,7 +74,7 @@ pub(crate) struct CloudWatchLogs {
     pub(crate) endpoint: Endpoint,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Firehose {
     pub(crate) stream: String,
     pub(crate) framing: Framing,
@@ -80,7 +82,7 @@ pub(crate) struct Firehose {
 }
 
 /// What a Firehose record holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Framing {
     /// `{"message":"…"}`, a line each, without a newline: AWS's own.
     #[default]
@@ -90,7 +92,7 @@ pub(crate) enum Framing {
 }
 
 /// Which service to talk to, and as whom.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Endpoint {
     pub(crate) region: String,
     /// Instead of AWS's own: MinIO, a private endpoint.
@@ -116,6 +118,20 @@ impl TrafficType {
             Self::All => "ALL",
             Self::Accept => "ACCEPT",
             Self::Reject => "REJECT",
+        }
+    }
+}
+
+/// In a line for people.
+impl std::fmt::Display for Destination {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Self::Stdout => f.write_str("stdout"),
+            Self::Directory { root, .. } => write!(f, "{}", root.display()),
+            Self::S3(S3 { bucket, folder, .. }) if folder.is_empty() => write!(f, "s3://{bucket}"),
+            Self::S3(S3 { bucket, folder, .. }) => write!(f, "s3://{bucket}/{folder}"),
+            Self::CloudWatchLogs(CloudWatchLogs { group, .. }) => write!(f, "log-group:{group}"),
+            Self::Firehose(Firehose { stream, .. }) => write!(f, "firehose:{stream}"),
         }
     }
 }

@@ -2,9 +2,7 @@
 //! Knows names and nothing of how a value is found or written.
 #![forbid(unsafe_code)]
 
-/// AWS's default, all of version 2.
-pub(crate) const DEFAULT: &str = "${version} ${account-id} ${interface-id} ${srcaddr} ${dstaddr} ${srcport} ${dstport} \
-     ${protocol} ${packets} ${bytes} ${start} ${end} ${action} ${log-status}";
+use serde::{Deserialize, Serialize};
 
 /// One field of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +52,8 @@ pub(crate) enum FormatError {
 }
 
 /// Fields in the order of the columns; at least one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub(crate) struct Format(Vec<Field>);
 
 impl Default for Format {
@@ -69,6 +68,7 @@ impl Format {
         let mut fields = Vec::new();
         for token in text.split(' ') {
             let name = token.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
+            let name = name.filter(|name| !name.contains(['$', '{', '}']));
             let name = name.ok_or_else(|| FormatError::Shape(text.to_owned()))?;
             let known = FIELDS.iter().find(|(known, _)| *known == name);
             let (_, field) = known
@@ -99,6 +99,20 @@ impl Format {
     }
 }
 
+impl From<Format> for String {
+    fn from(format: Format) -> Self {
+        format.to_string()
+    }
+}
+
+impl TryFrom<String> for Format {
+    type Error = FormatError;
+
+    fn try_from(text: String) -> Result<Self, FormatError> {
+        Self::parse(&text)
+    }
+}
+
 /// As it is configured.
 impl std::fmt::Display for Format {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
@@ -110,6 +124,10 @@ impl std::fmt::Display for Format {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// AWS's default, all of version 2.
+    const DEFAULT: &str = "${version} ${account-id} ${interface-id} ${srcaddr} ${dstaddr} ${srcport} ${dstport} \
+         ${protocol} ${packets} ${bytes} ${start} ${end} ${action} ${log-status}";
 
     #[test]
     fn parses_what_it_prints() {

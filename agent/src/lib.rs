@@ -5,28 +5,29 @@ pub mod bench;
 pub mod capture;
 pub mod cli;
 
-mod assemble;
-#[allow(dead_code, reason = "until `run` reads it")]
 mod config;
 mod daemon;
+mod deliver;
+mod disk;
 mod doctor;
 mod durable;
+mod emit;
 mod encode;
 mod exclude;
 mod fault;
-#[allow(dead_code, reason = "until all of delivery is there")]
 mod flow_log;
-#[allow(dead_code, reason = "until all of delivery is there")]
 mod format;
-#[allow(dead_code, reason = "until `run` asks for ids by address")]
 mod identity;
 mod journal;
 mod pipeline;
 mod record;
+mod register;
 mod select;
 mod sink;
+mod spool;
 mod stack;
 mod state_lock;
+mod subscription;
 mod verdict;
 mod wall;
 mod window;

@@ -1,57 +1,68 @@
-//! The way of a window: drains in, merged, exclusions out, statuses added, published.
-//! Must not know how packets are counted, nor how a sink stores lines.
+//! The way of a window: drains in, merged, verdicts told, exclusions out; then to every flow log.
+//! Must not know how packets are counted, nor where records go.
 //! Always: the sum is taken over everything seen, before anything is left out by choice of the user.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::capture::flow::{Drained, Flow, Total, Verdict};
 use crate::exclude::{self, Settings};
-use crate::identity::Identity;
-use crate::journal::{CARRIED, Frame, WindowId};
-use crate::record::{Batch, Status};
-use crate::sink::{Sink, SinkError};
+use crate::journal::{CARRIED, Closing, Frame, WindowId};
+use crate::select::Named;
+use crate::subscription::{Subscription, Taken};
 use crate::verdict::{Outcome, Verdicts};
-use crate::window::{self, Activity, Closed, Windows};
-
-/// AWS's `--traffic-type`.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub(crate) enum TrafficType {
-    #[default]
-    All,
-    Accept,
-    Reject,
-}
+use crate::window::{self, Closed, Windows};
 
 pub(crate) struct Pipeline {
     windows: Windows,
     verdicts: Verdicts,
-    activity: Activity,
+    /// Interfaces that have had traffic: AWS writes nothing at all before an interface's first.
+    known: BTreeSet<u32>,
     exclusions: Settings,
-    traffic_type: TrafficType,
-    identity: Identity,
     /// Also those of the last window, for what an interface did before it went away.
-    interface_ids: BTreeMap<u32, String>,
-    sink: Sink,
+    names: BTreeMap<u32, Named>,
     /// Interfaces of an earlier run whose index is another's now, or nobody's.
-    strangers: BTreeMap<u32, String>,
-    /// Closed windows that are not out yet, oldest first. Empty but for an outage of the sink.
-    waiting: VecDeque<Pending>,
+    strangers: BTreeMap<u32, Named>,
+    pub(crate) subscriptions: Vec<Subscription>,
+    /// How many flow logs still need a window's journal.
+    held: BTreeMap<WindowId, usize>,
+}
+
+/// A part of time that every flow log's windows are made of: as long as the greatest common divisor of their
+/// intervals, or shorter.
+pub(crate) struct Slice {
+    pub(crate) start: i64,
+    /// Inclusive.
+    pub(crate) end: i64,
+    /// Random, the same when it is replayed.
+    pub(crate) number: u64,
+    /// Where it is kept until every flow log has it.
+    pub(crate) file: Option<WindowId>,
+    /// The windows of all flow logs end with it.
+    pub(crate) ends: bool,
+    pub(crate) flows: Vec<Flow>,
+    pub(crate) names: BTreeMap<u32, Named>,
+    /// Interfaces with flows.
+    pub(crate) active: BTreeSet<u32>,
+    /// Interfaces with packets that are in no record.
+    pub(crate) skipped: BTreeSet<u32>,
+    gaps: BTreeSet<u32>,
+    /// Interfaces whose silence is worth a record.
+    pub(crate) known: BTreeSet<u32>,
+    summary: Summary,
 }
 
 /// What became of a window.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Summary {
-    /// Lines of any status.
+    /// Lines of any status, of all flow logs.
     pub(crate) records: u64,
-    /// Lines with status OK.
-    pub(crate) flows: u64,
-    /// NODATA lines.
-    pub(crate) nodata: u64,
     /// Flows not written for want of an interface id.
     pub(crate) unnamed: u64,
     pub(crate) seen: Total,
+    /// Not logged: neither IPv4 nor IPv6, and what cannot be read.
+    pub(crate) non_ip: Total,
+    pub(crate) unparsable: Total,
     pub(crate) skipped: Total,
     /// A policy's drops that are not logged as such, for want of room.
     pub(crate) drops_skipped: Total,
@@ -63,9 +74,9 @@ pub(crate) struct Summary {
     pub(crate) excluded_by: [Total; exclude::COUNT],
     /// Packets and bytes. Not (0, 0) is a bug of ours.
     pub(crate) sum_error: (i128, i128),
-    /// Windows that wait for the sink, and why.
+    /// Windows that cannot be put into their flow log's spool, and why.
     pub(crate) waiting: u64,
-    pub(crate) error: Option<Arc<SinkError>>,
+    pub(crate) error: Option<String>,
     /// Windows that need not be kept any longer.
     pub(crate) published: Vec<WindowId>,
     /// Given up because too much waited.
@@ -73,20 +84,9 @@ pub(crate) struct Summary {
 }
 
 impl Pipeline {
-    pub(crate) fn new(exclusions: Settings, traffic_type: TrafficType, identity: Identity, sink: Sink) -> Self {
-        let (windows, verdicts, activity, interface_ids, strangers, waiting) = Default::default();
-        Self {
-            windows,
-            verdicts,
-            activity,
-            exclusions,
-            traffic_type,
-            identity,
-            interface_ids,
-            sink,
-            strangers,
-            waiting,
-        }
+    pub(crate) fn new(exclusions: Settings, subscriptions: Vec<Subscription>) -> Self {
+        let (windows, verdicts, known, names, strangers, held) = Default::default();
+        Self { windows, verdicts, known, exclusions, names, strangers, subscriptions, held }
     }
 
     pub(crate) fn absorb(&mut self, drained: Drained) {
@@ -112,15 +112,15 @@ impl Pipeline {
         carried(&self.verdicts)
     }
 
-    /// Ends the window. `tracked` is ifindex to interface-id, `gaps` are interfaces that were not counted for a while.
+    /// Ends a slice. `tracked` is what is captured, by ifindex; `gaps` are interfaces that were not counted for a while.
     /// `end` is inclusive. Nothing is published yet.
     pub(crate) fn close(
         &mut self,
-        start: i64,
-        end: i64,
-        tracked: &BTreeMap<u32, String>,
-        gaps: &BTreeSet<u32>,
-    ) -> Pending {
+        (start, end): (i64, i64),
+        tracked: &BTreeMap<u32, Named>,
+        gaps: BTreeSet<u32>,
+        ends: bool,
+    ) -> Slice {
         let mut closed = self.windows.close(start, end);
         let strangers = std::mem::take(&mut self.strangers);
         let mut drops = std::mem::take(&mut closed.drops);
@@ -128,54 +128,64 @@ impl Pipeline {
         let is_ours = |ifindex: &u32| tracked.contains_key(ifindex) || strangers.contains_key(ifindex);
         drops.retain(|dropped| is_ours(&dropped.flow.key.ifindex));
         let verdicts = self.verdicts.apply(&mut closed.flows, drops);
+        // What waited for its packets has the times of the slice before.
+        let rejected = closed.flows.iter_mut().filter(|flow| flow.key.verdict == Verdict::Reject);
+        rejected.for_each(|flow| window::clamp(flow, closed.start, closed.end));
         let kept = exclude::split(std::mem::take(&mut closed.flows), &self.exclusions);
         closed.flows = kept.flows;
         let mut summary = summarize(&closed, kept.excluded_by, verdicts);
 
-        let interfaces: BTreeSet<u32> = tracked.keys().copied().collect();
-        let statuses = self.activity.judge(&closed, &interfaces, gaps);
-        // After the statuses: AWS's NODATA speaks of the interface's traffic and not of the filter's.
-        closed.flows.retain(|flow| self.traffic_type.admits(flow));
-
-        let mut interface_ids = std::mem::replace(&mut self.interface_ids, tracked.clone());
-        interface_ids.extend(tracked.iter().map(|(&ifindex, id)| (ifindex, id.clone())));
-        interface_ids.extend(strangers);
-        let is_named = |ifindex: u32| interface_ids.contains_key(&ifindex);
-        summary.flows = count(&closed.flows, |flow| is_named(flow.key.ifindex));
-        summary.unnamed = closed.flows.len() as u64 - summary.flows;
-        summary.nodata = count(&statuses, |(_, status)| *status == Status::NoData);
-        Pending { closed, statuses, interface_ids, number: 0, file: None, summary }
+        let (active, skipped) = (window::active(&closed), window::skipped(&closed, &gaps));
+        self.known.extend(active.union(&skipped));
+        self.known.retain(|ifindex| tracked.contains_key(ifindex));
+        let mut names = std::mem::replace(&mut self.names, tracked.clone());
+        names.extend(tracked.iter().map(|(&ifindex, named)| (ifindex, named.clone())));
+        names.extend(strangers);
+        summary.unnamed = closed.flows.iter().filter(|flow| !names.contains_key(&flow.key.ifindex)).count() as u64;
+        Slice {
+            start: closed.start,
+            end: closed.end,
+            number: 0,
+            file: None,
+            ends,
+            flows: closed.flows,
+            names,
+            active,
+            skipped,
+            gaps,
+            known: self.known.clone(),
+            summary,
+        }
     }
 
-    /// A window of an earlier run, from its drains, and what of it the next window is to have. `statuses`: as it was
-    /// closed with, if it was.
+    /// A slice of an earlier run, from its drains, and what of it the next one is to have. `closing`: as it was closed,
+    /// if it was.
     pub(crate) fn replay(
         &mut self,
         frames: impl Iterator<Item = Frame>,
-        (start, end): (i64, i64),
-        names: &BTreeMap<u32, String>,
-        statuses: Option<Vec<(u32, Status)>>,
-    ) -> (Pending, Option<Drained>) {
+        span: (i64, i64),
+        names: &BTreeMap<u32, Named>,
+        closing: Option<Closing>,
+    ) -> (Slice, Option<Drained>) {
         let (windows, verdicts) = (std::mem::take(&mut self.windows), std::mem::take(&mut self.verdicts));
-        let (activity, interface_ids) = (std::mem::take(&mut self.activity), std::mem::take(&mut self.interface_ids));
+        let (known, tracked) = (std::mem::take(&mut self.known), std::mem::take(&mut self.names));
         let strangers = std::mem::take(&mut self.strangers);
         frames.for_each(|frame| self.absorb_frame(frame));
-        let mut pending = self.close(start, end, names, &BTreeSet::new());
-        if let Some(statuses) = statuses {
-            pending.statuses = statuses;
-        }
+        let gaps = closing.as_ref().map_or_else(BTreeSet::new, |closing| closing.gaps.clone());
+        let mut slice = self.close(span, names, gaps, closing.as_ref().is_some_and(|closing| closing.ends));
+        slice.known = closing.map_or_else(BTreeSet::new, |closing| closing.known);
         let left = carried(&self.verdicts);
-        (self.windows, self.verdicts, self.activity) = (windows, verdicts, activity);
-        (self.interface_ids, self.strangers) = (interface_ids, strangers);
-        (pending, left)
+        (self.windows, self.verdicts, self.known) = (windows, verdicts, known);
+        (self.names, self.strangers) = (tracked, strangers);
+        (slice, left)
     }
 
     /// Strangers of an earlier run's window that goes on.
-    pub(crate) fn know_strangers(&mut self, names: &BTreeMap<u32, String>) {
-        self.strangers.extend(names.range(STRANGERS_FROM..).map(|(&index, id)| (index, id.clone())));
+    pub(crate) fn know_strangers(&mut self, names: &BTreeMap<u32, Named>) {
+        self.strangers.extend(names.range(STRANGERS_FROM..).map(|(&index, named)| (index, named.clone())));
     }
 
-    pub(crate) fn strangers(&self) -> &BTreeMap<u32, String> {
+    pub(crate) fn strangers(&self) -> &BTreeMap<u32, Named> {
         &self.strangers
     }
 
@@ -184,16 +194,17 @@ impl Pipeline {
     pub(crate) fn rename_former(
         &mut self,
         drained: &mut Drained,
-        names: &BTreeMap<u32, String>,
-        tracked: &BTreeMap<u32, String>,
+        names: &BTreeMap<u32, Named>,
+        tracked: &BTreeMap<u32, Named>,
     ) {
         let strangers = &mut self.strangers;
         let mut rename = |ifindex: &mut u32| {
-            let Some(id) = names.get(ifindex).filter(|id| tracked.get(ifindex) != Some(id)) else { return };
-            let known = strangers.iter().find(|(_, known)| *known == id).map(|(&index, _)| index);
+            let is_other = |named: &&Named| tracked.get(ifindex).is_none_or(|now| now.id != named.id);
+            let Some(named) = names.get(ifindex).filter(is_other) else { return };
+            let known = strangers.iter().find(|(_, known)| known.id == named.id).map(|(&index, _)| index);
             *ifindex = known.unwrap_or_else(|| {
                 let index = strangers.last_key_value().map_or(STRANGERS_FROM, |(last, _)| last + 1);
-                strangers.insert(index, id.clone());
+                strangers.insert(index, named.clone());
                 index
             });
         };
@@ -202,39 +213,55 @@ impl Pipeline {
         drained.drops.iter_mut().for_each(|dropped| rename(&mut dropped.flow.key.ifindex));
     }
 
-    /// Publishes what waits, oldest first, and then this. When the sink fails a window waits in memory and is published
-    /// again, in order, with the next one; the summary says what waits and why.
-    pub(crate) fn publish(&mut self, pending: Pending) -> Summary {
-        let mut summary = pending.summary.clone();
-        self.waiting.push_back(pending);
-        while let Some(window) = self.waiting.front() {
-            let batch = Batch {
-                account_id: &self.identity.account_id,
-                number: window.number,
-                start: window.closed.start,
-                end: window.closed.end,
-                flows: &window.closed.flows,
-                statuses: &window.statuses,
-                interface_ids: &window.interface_ids,
-            };
-            match self.sink.publish(&batch) {
-                Ok(records) => summary.records += records,
-                Err(error) => {
-                    summary.error = Some(Arc::new(error));
-                    break;
-                }
-            }
-            summary.published.extend(window.file);
-            self.waiting.pop_front();
+    /// Hands a slice to every flow log. The summary says which windows' journals may go.
+    pub(crate) fn publish(&mut self, slice: &Slice) -> Summary {
+        let mut summary = slice.summary.clone();
+        if let Some(file) = slice.file {
+            self.held.insert(file, self.subscriptions.len());
         }
-        // Memory is bounded: only when the bound is passed is the oldest given up, and that is counted.
-        while self.waiting.iter().map(|window| window.closed.flows.len()).sum::<usize>() > WAITING_FLOWS_MAX {
-            let Some(oldest) = self.waiting.pop_front() else { break };
-            summary.lost_records += (oldest.closed.flows.len() + oldest.statuses.len()) as u64;
-            summary.published.extend(oldest.file);
+        for subscription in &mut self.subscriptions {
+            let taken = subscription.take(slice);
+            settle(&mut self.held, taken, &mut summary);
         }
-        summary.waiting = self.waiting.len() as u64;
+        summary.waiting = self.subscriptions.iter().map(Subscription::waiting).sum();
         summary
+    }
+
+    /// From the next slice on.
+    pub(crate) fn change(&mut self, exclusions: Settings, added: Vec<Subscription>) {
+        self.exclusions = exclusions;
+        self.subscriptions.extend(added);
+    }
+
+    /// Ends the open windows of flow logs that are no longer wanted, and takes these out.
+    pub(crate) fn unsubscribe(&mut self, is_wanted: impl Fn(&str) -> bool) -> (Vec<Subscription>, Summary) {
+        let (kept, mut removed): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.subscriptions).into_iter().partition(|one| is_wanted(&one.log().id));
+        self.subscriptions = kept;
+        let mut summary = Summary::default();
+        for subscription in &mut removed {
+            let taken = subscription.end();
+            settle(&mut self.held, taken, &mut summary);
+            settle(&mut self.held, subscription.give_up(), &mut summary);
+        }
+        (removed, summary)
+    }
+}
+
+/// Adds what a flow log made of a slice; journals that it was the last to need are published.
+fn settle(held: &mut BTreeMap<WindowId, usize>, taken: Taken, summary: &mut Summary) {
+    summary.records += taken.records;
+    summary.lost_records += taken.lost_records;
+    if taken.error.is_some() {
+        summary.error = taken.error;
+    }
+    for file in taken.released {
+        let Some(holders) = held.get_mut(&file) else { continue };
+        *holders -= 1;
+        if *holders == 0 {
+            held.remove(&file);
+            summary.published.push(file);
+        }
     }
 }
 
@@ -246,35 +273,28 @@ fn carried(verdicts: &Verdicts) -> Option<Drained> {
 /// No interface of Linux has such an index: they are positive 32-bit numbers.
 const STRANGERS_FROM: u32 = 1 << 31;
 
-/// Flows of windows that wait for their sink: about 300 MB.
-const WAITING_FLOWS_MAX: usize = 4_000_000;
+impl Slice {
+    /// Only flows of interfaces.
+    #[cfg(test)]
+    pub(crate) fn of(start: i64, end: i64, flows: Vec<Flow>, names: BTreeMap<u32, Named>) -> Self {
+        let (active, skipped, gaps, known, summary) = Default::default();
+        let (number, file, ends) = (0, None, false);
+        Self { start, end, number, file, ends, flows, names, active, skipped, gaps, known, summary }
+    }
 
-/// A closed window that is not out yet.
-pub(crate) struct Pending {
-    closed: Closed,
-    /// NODATA and SKIPDATA.
-    pub(crate) statuses: Vec<(u32, Status)>,
-    interface_ids: BTreeMap<u32, String>,
-    /// The batch's own, see [`Batch::number`].
-    pub(crate) number: u64,
-    /// Where it is kept until it is out.
-    pub(crate) file: Option<WindowId>,
-    summary: Summary,
-}
-
-impl Pending {
-    pub(crate) fn start(&self) -> i64 {
-        self.closed.start
+    /// What its journal says of its end.
+    pub(crate) fn closing(&self) -> Closing {
+        Closing { end: self.end, ends: self.ends, gaps: self.gaps.clone(), known: self.known.clone() }
     }
 }
 
 impl Summary {
     pub(crate) fn add(&mut self, other: &Self) {
         self.records += other.records;
-        self.flows += other.flows;
-        self.nodata += other.nodata;
         self.unnamed += other.unnamed;
         self.seen += other.seen;
+        self.non_ip += other.non_ip;
+        self.unparsable += other.unparsable;
         self.skipped += other.skipped;
         self.drops_skipped += other.drops_skipped;
         self.rejected += other.rejected;
@@ -289,17 +309,7 @@ impl Summary {
     }
 }
 
-impl TrafficType {
-    fn admits(self, flow: &Flow) -> bool {
-        match self {
-            Self::All => true,
-            Self::Accept => flow.key.verdict == Verdict::Accept,
-            Self::Reject => flow.key.verdict == Verdict::Reject,
-        }
-    }
-}
-
-/// Everything but what depends on names and the sink.
+/// Everything but what depends on names and flow logs.
 fn summarize(closed: &Closed, excluded_by: [Total; exclude::COUNT], verdicts: Outcome) -> Summary {
     let Outcome { rejected, unseen, unmatched } = verdicts;
     let mut summary = Summary { excluded_by, rejected, unmatched, ..Summary::default() };
@@ -308,6 +318,8 @@ fn summarize(closed: &Closed, excluded_by: [Total; exclude::COUNT], verdicts: Ou
     }
     for totals in &closed.totals {
         summary.seen += totals.seen;
+        summary.non_ip += totals.non_ip;
+        totals.unparsable.into_iter().for_each(|cause| summary.unparsable += cause);
         summary.skipped += totals.skipped;
         summary.drops_skipped += totals.drops_skipped;
     }
@@ -315,18 +327,16 @@ fn summarize(closed: &Closed, excluded_by: [Total; exclude::COUNT], verdicts: Ou
     summary
 }
 
-fn count<T>(items: &[T], is_counted: impl Fn(&T) -> bool) -> u64 {
-    items.iter().filter(|item| is_counted(item)).count() as u64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::capture::flow::{Direction, FlowKey, InterfaceTotals};
-    use crate::sink::DirectorySink;
-    use flate2::read::GzDecoder;
-    use std::io::Read;
+    use crate::flow_log::{Destination, FlowLog, TrafficType};
+    use crate::format::Format;
+    use crate::select::Selection;
+    use crate::spool::Spool;
     use std::path::Path;
+    use std::sync::Arc;
 
     fn flow(ifindex: u32, verdict: Verdict, dst: &str) -> Flow {
         let key = FlowKey {
@@ -361,62 +371,73 @@ mod tests {
     }
 
     fn pipeline(root: &Path, traffic_type: TrafficType) -> Pipeline {
-        let identity = Identity::new(None, None).unwrap();
-        let sink = Sink::Directory(DirectorySink::create(root.to_owned(), &identity, "fl-1").unwrap());
-        Pipeline::new(Settings::new(&[], &[], &[]).unwrap(), traffic_type, identity, sink)
-    }
-
-    fn close(pipeline: &mut Pipeline, start: i64, end: i64, tracked: &BTreeMap<u32, String>) -> Summary {
-        let mut pending = pipeline.close(start, end, tracked, &BTreeSet::new());
-        pending.number = start.cast_unsigned();
-        pipeline.publish(pending)
-    }
-
-    fn tracked(ifindexes: &[u32]) -> BTreeMap<u32, String> {
-        ifindexes.iter().map(|&ifindex| (ifindex, format!("eni-{ifindex}"))).collect()
-    }
-
-    /// Lines of all objects without headers, sorted.
-    fn lines(root: &Path) -> Vec<String> {
-        let mut lines = Vec::new();
-        let Ok(day) = std::fs::read_dir(root.join("AWSLogs/000000000000/vpcflowlogs/on-prem-1/1970/01/01")) else {
-            return lines;
+        let log = FlowLog {
+            id: "fl-1".to_owned(),
+            selection: Selection { globs: vec!["*".to_owned()], subnets: Vec::new() },
+            traffic_type,
+            interval: 60,
+            format: Format::default(),
+            destination: Destination::Stdout,
+            tags: BTreeMap::new(),
+            spool_bytes_max: 1 << 20,
         };
-        for entry in day {
-            let mut text = String::new();
-            let file = std::fs::File::open(entry.unwrap().path()).unwrap();
-            GzDecoder::new(file).read_to_string(&mut text).unwrap();
-            lines.extend(text.lines().skip(1).map(str::to_owned));
-        }
+        let spool = Spool::open(root, log.spool_bytes_max).unwrap();
+        let subscription = Subscription::new(Arc::new(log), "000000000000".to_owned(), Arc::new(spool));
+        Pipeline::new(Settings::new(&[], &[], &[]).unwrap(), vec![subscription])
+    }
+
+    fn close(pipeline: &mut Pipeline, start: i64, end: i64, tracked: &BTreeMap<u32, Named>) -> Summary {
+        let mut slice = pipeline.close((start, end), tracked, BTreeSet::new(), false);
+        slice.number = start.cast_unsigned();
+        pipeline.publish(&slice)
+    }
+
+    fn tracked(ifindexes: &[u32]) -> BTreeMap<u32, Named> {
+        let named = |ifindex: u32| Named {
+            id: format!("eni-{ifindex}"),
+            name: format!("eth{ifindex}"),
+            addresses: None,
+            loopback: false,
+        };
+        ifindexes.iter().map(|&ifindex| (ifindex, named(ifindex))).collect()
+    }
+
+    /// All lines in the spool, sorted.
+    fn lines(root: &Path) -> Vec<String> {
+        let spool = Spool::open(root, 1 << 20).unwrap();
+        let blocks = spool.segments().into_iter().flat_map(|segment| spool.read(segment.id).unwrap());
+        let text: String = blocks.map(|block| String::from_utf8(block.unwrap().text().unwrap()).unwrap()).collect();
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
         lines.sort();
         lines
     }
 
-    type Figures = (u64, u64, u64, u64, [Total; 3], [Total; exclude::COUNT], (i128, i128), u64);
+    type Figures = (u64, u64, [Total; 3], [Total; exclude::COUNT], (i128, i128));
 
     fn figures(s: &Summary) -> Figures {
         assert!(s.error.is_none());
-        let totals = [s.seen, s.skipped, s.excluded];
-        (s.records, s.flows, s.nodata, s.unnamed, totals, s.excluded_by, s.sum_error, s.waiting)
+        (s.records, s.unnamed, [s.seen, s.skipped, s.excluded], s.excluded_by, s.sum_error)
     }
 
     #[test]
-    fn a_window_waits_for_its_sink() {
+    fn a_window_waits_for_room() {
         let root = tempfile::tempdir().unwrap();
-        let mut pipeline = pipeline(root.path(), TrafficType::All);
-        // A file where the year's folder should be: no object can be made.
-        let year = root.path().join("AWSLogs/000000000000/vpcflowlogs/on-prem-1/1970");
-        std::fs::write(&year, "").unwrap();
+        let directory = root.path().join("spool");
+        let mut pipeline = pipeline(&directory, TrafficType::All);
+        // Nothing can be made in a directory that is none.
+        std::fs::rename(&directory, root.path().join("away")).unwrap();
+        std::fs::write(&directory, "").unwrap();
         for (start, waiting) in [(0, 1), (60, 2)] {
             pipeline.absorb(drained(vec![flow(1, Verdict::Accept, "10.0.0.9")], 0));
             let got = close(&mut pipeline, start, start + 59, &tracked(&[1]));
             assert_eq!((got.records, got.waiting, got.error.is_some(), got.lost_records), (0, waiting, true, 0));
         }
-        std::fs::remove_file(&year).unwrap();
+        std::fs::remove_file(&directory).unwrap();
+        std::fs::rename(root.path().join("away"), &directory).unwrap();
         let got = close(&mut pipeline, 120, 179, &tracked(&[1]));
         assert_eq!((got.records, got.waiting, got.error.is_none()), (3, 0, true));
         assert_eq!(
-            lines(root.path()),
+            lines(&directory),
             [
                 "2 000000000000 eni-1 - - - - - - - 120 179 - NODATA",
                 "2 000000000000 eni-1 10.0.0.1 10.0.0.9 5000 53 17 1 60 5 6 ACCEPT OK",
@@ -443,7 +464,6 @@ mod tests {
         excluded_by[0] = Total { packets: 1, bytes: 60 };
         let want = Summary {
             records: 2,
-            flows: 2,
             unnamed: 1,
             seen: Total { packets: 4, bytes: 240 },
             excluded: excluded_by[0],
@@ -473,9 +493,46 @@ mod tests {
     fn excluded_traffic_alone_is_no_data_but_not_first_traffic() {
         let root = tempfile::tempdir().unwrap();
         let mut pipeline = pipeline(root.path(), TrafficType::All);
-        for (dst, nodata) in [("169.254.169.253", 0), ("10.0.0.9", 0), ("169.254.169.253", 1)] {
+        for (dst, records) in [("169.254.169.253", 0), ("10.0.0.9", 1), ("169.254.169.253", 1)] {
             pipeline.absorb(drained(vec![flow(1, Verdict::Accept, dst)], 0));
-            assert_eq!(close(&mut pipeline, 0, 59, &tracked(&[1])).nodata, nodata);
+            assert_eq!(close(&mut pipeline, 0, 59, &tracked(&[1])).records, records);
+        }
+        assert!(lines(root.path())[0].ends_with("0 59 - NODATA"));
+    }
+
+    #[test]
+    fn statuses_over_time() {
+        type Row = (&'static [u32], &'static [u32], &'static [u32], &'static [&'static str]);
+        let rows: [Row; 9] = [
+            // (flows on, gaps on, tracked, statuses)
+            (&[], &[], &[1, 2], &[]),
+            (&[1], &[], &[1, 2], &[]),
+            (&[], &[], &[1, 2], &["eni-1 NODATA"]),
+            (&[1], &[1], &[1, 2], &["eni-1 SKIPDATA"]),
+            (&[1], &[2], &[1, 2], &["eni-2 SKIPDATA"]),
+            (&[], &[], &[1, 2], &["eni-1 NODATA", "eni-2 NODATA"]),
+            (&[], &[], &[2], &["eni-2 NODATA"]),
+            // Came back: a new interface, so nothing before its first traffic.
+            (&[2], &[], &[1, 2], &[]),
+            (&[], &[], &[1, 2], &["eni-2 NODATA"]),
+        ];
+        let root = tempfile::tempdir().unwrap();
+        let mut pipeline = pipeline(root.path(), TrafficType::All);
+        for (at, (flows, gaps, ifindexes, want)) in rows.into_iter().enumerate() {
+            let flows = flows.iter().map(|&ifindex| flow(ifindex, Verdict::Accept, "10.0.0.9")).collect();
+            pipeline.absorb(drained(flows, 0));
+            let start = 60 * at as i64;
+            let gaps = gaps.iter().copied().collect();
+            let slice = pipeline.close((start, start + 59), &tracked(ifindexes), gaps, false);
+            pipeline.publish(&slice);
+            let ours = format!(" {start} {} - ", start + 59);
+            let lines = lines(root.path());
+            let statuses = lines.iter().filter(|line| line.contains(&ours));
+            let got: Vec<String> = statuses
+                .map(|line| line.split(' ').collect::<Vec<_>>())
+                .map(|fields| format!("{} {}", fields[2], fields[13]))
+                .collect();
+            assert_eq!(got, want, "row {at}");
         }
     }
 
@@ -491,7 +548,7 @@ mod tests {
             ];
             pipeline.absorb(drained(flows, 0));
             let got = close(&mut pipeline, 0, 59, &tracked(&[1]));
-            assert_eq!((got.records, got.flows, got.nodata, got.sum_error), (records, records, 0, (0, 0)));
+            assert_eq!((got.records, got.sum_error), (records, (0, 0)));
         }
     }
 }

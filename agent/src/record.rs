@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::capture::flow::Flow;
+use crate::flow_log::TrafficType;
 
 /// AWS field `log-status`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -39,6 +40,8 @@ pub(crate) struct Batch<'a> {
     pub(crate) start: i64,
     /// Inclusive.
     pub(crate) end: i64,
+    pub(crate) traffic_type: TrafficType,
+    /// Those of another traffic type, or of other interfaces than below, give no record.
     pub(crate) flows: &'a [Flow],
     /// NODATA and SKIPDATA, by ifindex.
     pub(crate) statuses: &'a [(u32, Status)],
@@ -48,10 +51,11 @@ pub(crate) struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     pub(crate) fn records(&self) -> impl Iterator<Item = Record<'a>> + use<'a> {
-        let Batch { account_id, start, end, interface_ids, .. } = *self;
+        let Batch { account_id, start, end, traffic_type, interface_ids, .. } = *self;
         // Neighbours are mostly of one interface.
         let mut last: Option<(u32, &'a String)> = None;
-        let of_flows = self.flows.iter().filter_map(move |flow| {
+        let admitted = self.flows.iter().filter(move |flow| traffic_type.admits(flow));
+        let of_flows = admitted.filter_map(move |flow| {
             let ifindex = flow.key.ifindex;
             let known = last.filter(|&(last, _)| last == ifindex);
             let (_, interface_id) =

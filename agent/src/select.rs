@@ -4,10 +4,12 @@
 
 use crate::capture::interfaces::Interface;
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 use wildmatch::WildMatch;
 
 /// What the user asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Selection {
     /// Names and globs. With `subnets` empty and this empty too: every interface that holds an address.
     pub(crate) globs: Vec<String>,
@@ -15,16 +17,45 @@ pub(crate) struct Selection {
     pub(crate) subnets: Vec<IpNet>,
 }
 
+/// What an interface is called in records, and what flow logs choose it by. Also of one that is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Named {
+    /// Interface id.
+    pub(crate) id: String,
+    pub(crate) name: String,
+    /// None: no longer known.
+    pub(crate) addresses: Option<Vec<IpAddr>>,
+    pub(crate) loopback: bool,
+}
+
+impl Named {
+    pub(crate) fn new(id: String, interface: &Interface) -> Self {
+        let Interface { name, addresses, loopback, .. } = interface;
+        Self { id, name: name.clone(), addresses: Some(addresses.clone()), loopback: *loopback }
+    }
+}
+
 impl Selection {
     /// Whether an interface is captured.
     pub(crate) fn wants(&self, interface: &Interface) -> bool {
+        self.chooses(&interface.name, Some(&interface.addresses), interface.loopback)
+    }
+
+    /// Whether the records of an interface are wanted.
+    pub(crate) fn covers(&self, interface: &Named) -> bool {
+        self.chooses(&interface.name, interface.addresses.as_deref(), interface.loopback)
+    }
+
+    /// Where addresses are not known, they may have been what an interface was captured for.
+    fn chooses(&self, name: &str, addresses: Option<&[IpAddr]>, loopback: bool) -> bool {
+        let has = |is_wanted: &dyn Fn(&IpAddr) -> bool| addresses.is_none_or(|all| all.iter().any(is_wanted));
         if self.globs.is_empty() && self.subnets.is_empty() {
             // Bond slaves, bridge ports and other lowers hold no address: their packets are counted on what is above.
             // IPv6 gives every interface that is up a link-local address, a bridge port too: that one does not count.
-            return !interface.loopback && interface.addresses.iter().any(|address| !is_link_local_v6(address));
+            return !loopback && has(&|address| !is_link_local_v6(address));
         }
-        self.globs.iter().any(|glob| WildMatch::new(glob).matches(&interface.name))
-            || self.subnets.iter().any(|subnet| interface.addresses.iter().any(|address| subnet.contains(address)))
+        self.globs.iter().any(|glob| WildMatch::new(glob).matches(name))
+            || self.subnets.iter().any(|subnet| has(&|address| subnet.contains(address)))
     }
 
     /// A plain name that no interface has is a mistake; a glob may match one that comes later.
@@ -35,8 +66,8 @@ impl Selection {
     }
 }
 
-fn is_link_local_v6(address: &std::net::IpAddr) -> bool {
-    matches!(address, std::net::IpAddr::V6(v6) if v6.is_unicast_link_local())
+fn is_link_local_v6(address: &IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 #[cfg(test)]

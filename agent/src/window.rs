@@ -1,6 +1,7 @@
-//! Aggregation windows: collects drains, closes them into one flow per key, and finds NODATA and SKIPDATA.
+//! Aggregation windows: collects drains, closes them into one flow per key, and finds interfaces
+//! that had traffic or are short of some.
 //! Must not know of clocks, interface names, files or exclusions.
-//! Always: start <= first <= last <= end, one flow per key, and never NODATA beside a flow of the same interface.
+//! Always: start <= first <= last <= end, one flow per key.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +10,6 @@ use std::hash::BuildHasher;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::capture::flow::{Direction, Drained, Dropped, Flow, FlowKey, InterfaceTotals, Total};
-use crate::record::Status;
 
 /// Flows waiting beyond the first batch before they are merged early, so that many drains in a long window cannot
 /// fill the memory.
@@ -66,15 +66,18 @@ impl Windows {
     /// set back) counts as `start`.
     pub(crate) fn close(&mut self, start: i64, end: i64) -> Closed {
         let end = end.max(start);
-        let clamp = |flow: &mut Flow| {
-            flow.first = flow.first.clamp(start, end);
-            flow.last = flow.last.clamp(flow.first, end);
-        };
+        let clamp = |flow: &mut Flow| clamp(flow, start, end);
         let flows = merge(std::mem::take(&mut self.batches), clamp);
         let mut drops = std::mem::take(&mut self.drops);
         drops.iter_mut().for_each(|dropped| clamp(&mut dropped.flow));
         Closed { start, end, flows, totals: std::mem::take(&mut self.totals).into_values().collect(), drops }
     }
+}
+
+/// Into the window.
+pub(crate) fn clamp(flow: &mut Flow, start: i64, end: i64) {
+    flow.first = flow.first.clamp(start, end);
+    flow.last = flow.last.clamp(flow.first, end);
 }
 
 fn add_totals(sum: &mut InterfaceTotals, more: &InterfaceTotals) {
@@ -193,44 +196,24 @@ pub(crate) fn sum_error(closed: &Closed, excluded: Total, unseen: Total) -> (i12
     (packets, bytes)
 }
 
-/// Remembers which interfaces ever had traffic: AWS writes nothing at all before an interface's first traffic.
-#[derive(Default)]
-pub(crate) struct Activity {
-    known: BTreeSet<u32>,
+/// Interfaces with flows. Traffic that is excluded is no traffic to a flow log.
+pub(crate) fn active(closed: &Closed) -> BTreeSet<u32> {
+    let mut active = BTreeSet::new();
+    let mut last = None;
+    for flow in &closed.flows {
+        // Neighbours are mostly of one interface; saves a lookup for each of a million flows.
+        if last.replace(flow.key.ifindex) != Some(flow.key.ifindex) {
+            active.insert(flow.key.ifindex);
+        }
+    }
+    active
 }
 
-impl Activity {
-    /// NODATA and SKIPDATA of one window, by ifindex. Traffic is what `closed.flows` holds, so excluded traffic alone
-    /// is NODATA (AWS does not say; it is no traffic to a flow log). SKIPDATA stands beside the normal lines, for AWS
-    /// writes one for many lost flows; NODATA never stands beside anything.
-    /// `gaps`: interfaces whose packets nobody counted for a while.
-    pub(crate) fn judge(
-        &mut self,
-        closed: &Closed,
-        tracked: &BTreeSet<u32>,
-        gaps: &BTreeSet<u32>,
-    ) -> Vec<(u32, Status)> {
-        let mut active: BTreeSet<u32> = BTreeSet::new();
-        let mut last = None;
-        for flow in &closed.flows {
-            // Neighbours are mostly of one interface; saves a lookup for each of a million flows.
-            if last.replace(flow.key.ifindex) != Some(flow.key.ifindex) {
-                active.insert(flow.key.ifindex);
-            }
-        }
-        let is_short = |totals: &&InterfaceTotals| totals.skipped.packets + totals.drops_skipped.packets > 0;
-        let mut skipped: BTreeSet<u32> = closed.totals.iter().filter(is_short).map(|totals| totals.ifindex).collect();
-        skipped.extend(gaps);
-        active.extend(&skipped);
-
-        let mut statuses: Vec<_> = skipped.iter().map(|&ifindex| (ifindex, Status::SkipData)).collect();
-        let silent = self.known.iter().filter(|ifindex| tracked.contains(ifindex) && !active.contains(ifindex));
-        statuses.extend(silent.map(|&ifindex| (ifindex, Status::NoData)));
-
-        self.known.extend(active);
-        self.known.retain(|ifindex| tracked.contains(ifindex));
-        statuses
-    }
+/// Interfaces with packets that are in no flow. `gaps`: whose packets nobody counted for a while.
+pub(crate) fn skipped(closed: &Closed, gaps: &BTreeSet<u32>) -> BTreeSet<u32> {
+    let is_short = |totals: &&InterfaceTotals| totals.skipped.packets + totals.drops_skipped.packets > 0;
+    let short = closed.totals.iter().filter(is_short).map(|totals| totals.ifindex);
+    short.chain(gaps.iter().copied()).collect()
 }
 
 #[cfg(test)]
@@ -410,37 +393,12 @@ mod tests {
     }
 
     #[test]
-    fn statuses_over_time() {
-        use Status::{NoData, SkipData};
-        type Row = (&'static [u32], &'static [u32], &'static [u32], &'static [(u32, Status)]);
-        let rows: [Row; 9] = [
-            // (flows on, skips on, tracked, statuses)
-            (&[], &[], &[1, 2], &[]),
-            (&[1], &[], &[1, 2], &[]),
-            (&[], &[], &[1, 2], &[(1, NoData)]),
-            (&[1], &[1], &[1, 2], &[(1, SkipData)]),
-            (&[1], &[2], &[1, 2], &[(2, SkipData)]),
-            (&[], &[], &[1, 2], &[(1, NoData), (2, NoData)]),
-            (&[], &[], &[2], &[(2, NoData)]),
-            // Came back: a new interface, so nothing before its first traffic.
-            (&[2], &[], &[1, 2], &[]),
-            (&[], &[], &[1, 2], &[(2, NoData)]),
-        ];
-        let mut activity = Activity::default();
-        for (at, (flows, skips, tracked, want)) in rows.into_iter().enumerate() {
-            let window = closed(
-                flows.iter().map(|&ifindex| flow(ifindex, 1, 1, 0, 0, 0)).collect(),
-                skips.iter().map(|&ifindex| totals(ifindex, 9, 1)).collect(),
-            );
-            assert_eq!(activity.judge(&window, &tracked.iter().copied().collect(), &BTreeSet::new()), want, "row {at}");
-        }
-    }
-
-    #[test]
-    fn a_gap_is_skipped_data() {
-        let mut activity = Activity::default();
-        let window = closed(vec![flow(1, 1, 1, 0, 0, 0)], Vec::new());
-        let statuses = activity.judge(&window, &BTreeSet::from([1, 2]), &BTreeSet::from([1, 2]));
-        assert_eq!(statuses, [(1, Status::SkipData), (2, Status::SkipData)]);
+    fn who_had_traffic_and_who_is_short() {
+        let mut window =
+            closed(vec![flow(1, 1, 1, 0, 0, 0), flow(4, 1, 1, 0, 0, 0)], vec![totals(1, 9, 0), totals(2, 9, 1)]);
+        assert_eq!(active(&window), BTreeSet::from([1, 4]));
+        assert_eq!(skipped(&window, &BTreeSet::from([3])), BTreeSet::from([2, 3]));
+        window.totals[0].drops_skipped = total(1);
+        assert_eq!(skipped(&window, &BTreeSet::new()), BTreeSet::from([1, 2]));
     }
 }

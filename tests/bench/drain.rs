@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
-use flowlogd::bench;
+use flowlogd::bench::{self, Blocks};
 use flowlogd::capture::flow::Drained;
 use flowlogd::capture::{Capture, DrainTimes, Offload, Sizes};
 
@@ -20,7 +20,7 @@ enum Step {
     Window,
     Format,
     Sum,
-    Directory,
+    Spool,
 }
 
 const STEPS: [(Step, &str); 7] = [
@@ -30,7 +30,7 @@ const STEPS: [(Step, &str); 7] = [
     (Step::Window, "merge into window"),
     (Step::Format, "format"),
     (Step::Sum, "scan + merge + format"),
-    (Step::Directory, "format + gzip + fsync"),
+    (Step::Spool, "format + deflate + fsync"),
 ];
 
 /// An hour that ends now: no time needs to be moved into it.
@@ -70,12 +70,9 @@ fn round(capture: &mut Capture, flows: u32) -> Result<[Duration; 7]> {
     let format = start.elapsed();
     ensure!(bytes > window.flows() * 60, "{bytes} bytes of text for {} flows", window.flows());
     let root = tempfile::tempdir()?;
-    let start = Instant::now();
-    let records = bench::gzip_directory(&window, root.path())?;
-    let directory = start.elapsed();
-    ensure!(records == u64::from(flows), "{records} records for {flows} flows");
+    let spool = bench::spool(&window, Blocks::Slots, root.path())?.spool;
     let sum = times.read + close + format;
-    Ok([times.swap, times.read, times.clear, close, format, sum, directory])
+    Ok([times.swap, times.read, times.clear, close, format, sum, spool])
 }
 
 /// Numbers of flows, and how often each is measured.

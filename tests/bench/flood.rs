@@ -65,7 +65,7 @@ const LOADS: [(Load, &str); 4] = [
 
 /// How long this thread has waited for its CPU, which others on the machine may use; nothing where the kernel does not
 /// tell.
-fn waited() -> Duration {
+pub(crate) fn waited() -> Duration {
     let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     Duration::from_nanos(text.split_whitespace().nth(1).and_then(|value| value.parse().ok()).unwrap_or_default())
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
@@ -36,4 +36,23 @@ pub(crate) fn processor() -> String {
         line.and_then(|line| line.split_once(':')).map_or("?", |(_, value)| value.trim()).to_owned()
     };
     format!("{} (family {} model {})", field("model name"), field("cpu family"), field("model"))
+}
+
+/// The most memory that this process has had since [`forget_peak`].
+pub(crate) fn peak_bytes() -> Result<u64> {
+    status_bytes("VmHWM:")
+}
+
+pub(crate) fn resident_bytes() -> Result<u64> {
+    status_bytes("VmRSS:")
+}
+
+pub(crate) fn forget_peak() -> Result<()> {
+    Ok(fs::write("/proc/self/clear_refs", "5")?)
+}
+
+fn status_bytes(name: &str) -> Result<u64> {
+    let table = fs::read_to_string("/proc/self/status")?;
+    let line = table.lines().find_map(|line| line.strip_prefix(name)).context("no such line in /proc/self/status")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
 }

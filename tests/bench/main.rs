@@ -3,6 +3,7 @@
 //! Everything compared is measured in one run, interleaved. The programs run on tables of their own, never an
 //! agent's. Results are also written below `tests/bench/runs`.
 
+mod accepted;
 mod drain;
 mod drops;
 mod flood;
@@ -11,6 +12,7 @@ mod machine;
 mod packet;
 mod peers;
 mod report;
+mod spool;
 
 use std::fs;
 use std::path::Path;
@@ -22,11 +24,9 @@ use flowlogd::capture::Sizes;
 use flowlogd::capture::flow::Drained;
 use flowlogd_tests::netns;
 
-const HELP: &str = "Usage: cargo xtask bench [--peers] [-- [--quick] [packet] [drain] [journal] [flood] [drops]]\n\
-                    Measures these five unless some are named. --quick: fewer rounds and flows, half a \
-                    minute.\n\
-                    --peers: measures flowlogd, softflowd and pmacctd under the same flood, two minutes; the others \
-                    only if named.";
+const HELP: &str = "Usage: cargo xtask bench [--peers] [-- [--quick] [packet] [drain] [journal] [spool] [flood] [drops] [accepted]]\n\
+     Measures these seven unless some are named. --quick: fewer rounds and flows, half a minute.\n\
+     --peers: measures flowlogd, softflowd and pmacctd under the same flood, two minutes; the others only if named.";
 
 /// What to measure and how long.
 #[derive(Clone, Debug, Default)]
@@ -42,7 +42,7 @@ fn settings() -> Result<Option<Settings>> {
             "--quick" => settings.quick = true,
             "-h" | "--help" => return Ok(None),
             "--peers" => settings.only.push("peers".to_owned()),
-            "packet" | "drain" | "journal" | "flood" | "drops" => settings.only.push(argument),
+            "packet" | "drain" | "journal" | "spool" | "flood" | "drops" | "accepted" => settings.only.push(argument),
             _ => bail!("unknown argument '{argument}'\n{HELP}"),
         }
     }
@@ -103,12 +103,14 @@ fn run() -> Result<()> {
     println!("{machine_line}\n");
     let mut text = format!("# {machine_line}\n");
     type Part = fn(&Settings) -> Result<report::Table>;
-    let parts: [(&str, Part); 6] = [
+    let parts: [(&str, Part); 8] = [
         ("packet", packet::run),
         ("drain", drain::run),
         ("journal", journal::run),
+        ("spool", spool::run),
         ("flood", flood::run),
         ("drops", drops::run),
+        ("accepted", accepted::run),
         ("peers", peers::run),
     ];
     for (name, part) in parts {
@@ -119,7 +121,7 @@ fn run() -> Result<()> {
         }
         // A thread of its own, so that only what it measures is bound to one CPU.
         let work = || {
-            if ["packet", "drain", "journal"].contains(&name) {
+            if ["packet", "drain", "journal", "spool"].contains(&name) {
                 machine::pin()?;
             }
             part(&settings)

@@ -66,6 +66,19 @@ fn short_account_id() -> Result<()> {
 }
 
 #[test]
+fn two_ids_for_one_interface() -> Result<()> {
+    let pair = Pair::new()?;
+    let ids = ["a0=eni-0000000a", "b0=eni-0000000b", "a0=eni-0000000c"];
+    let args = [["run", "--interface-id"].as_slice(), &ids].concat();
+    let refusal = refusal(&pair.a, &[], &binary()?, &args)?;
+    ensure!(refusal.code == Some(2) && refusal.stderr.len() == 1, "{refusal:?}");
+    for word in ["--interface-id", ids[2], "eni-0000000a"] {
+        ensure!(refusal.stderr[0].contains(word), "{refusal:?} does not name {word}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_pin_directory_that_is_no_bpf_file_system() -> Result<()> {
     rejects("--bpf-directory", "/run/nope/flowlogd")
 }

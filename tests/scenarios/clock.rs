@@ -1,23 +1,12 @@
 //! A wall clock that is stepped under a running agent. The step is libfaketime's: the agent alone sees it.
 
 use std::fs;
-use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use flowlogd_tests::agent::{Agent, Options};
+use flowlogd_tests::faketime::now;
 use flowlogd_tests::netns::Pair;
 use flowlogd_tests::{ICMP, records, traffic};
-
-fn libfaketime() -> Result<PathBuf> {
-    let folders =
-        fs::read_dir("/usr/lib")?.filter_map(|entry| Some(entry.ok()?.path().join("faketime/libfaketime.so.1")));
-    folders.into_iter().find(|path| path.exists()).context("libfaketime is not installed")
-}
-
-fn now() -> Result<u64> {
-    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())
-}
 
 /// Echoes before and after the step: all are logged, each dated by the clock of its time, and no record spans it.
 fn stepped_by(seconds: i64) -> Result<()> {
@@ -26,10 +15,8 @@ fn stepped_by(seconds: i64) -> Result<()> {
     fs::write(&offset, "+0\n")?;
     let options = Options::on(&["a0"])
         .interval(600)
-        .env("LD_PRELOAD", libfaketime()?.to_str().context("path")?)
-        .env("FAKETIME_TIMESTAMP_FILE", offset.path().to_str().context("path")?)
-        .env("FAKETIME_NO_CACHE", "1")
-        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        .fake_time("FAKETIME_TIMESTAMP_FILE", offset.path().to_str().context("path")?)?
+        .env("FAKETIME_NO_CACHE", "1");
     let start = now()?;
     let agent = Agent::start(&pair.a, &options)?;
     traffic::ping(&pair.a, Pair::B4, 4)?;

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 /// Places and which pass of them, as `agent/src/fault.rs` has them. Each agent recovers from what the one before it left,
 /// so the order is part of it: what is passed at a start comes after what leaves something to do there.
-const DEATHS: [&str; 30] = [
+const DEATHS: [&str; 32] = [
     // Between the two words of the switch, and behind them. The next takes over two epochs, and dies in the midst.
     "switched:1",
     "adopted:1",
@@ -39,10 +39,15 @@ const DEATHS: [&str; 30] = [
     "republished:1",
     "journal-closed:2",
     "adopted:1",
-    "revealed:1",
-    "revealed:1",
-    "revealed:3",
+    // In the spool, and still in the journal.
+    "spool-written:1",
+    "spool-named:1",
     "republished:1",
+    // Out, and still in the spool.
+    "batch-made:1",
+    "revealed:1",
+    "segment-removed:1",
+    "revealed:3",
     "forgotten:1",
     "forgotten:2",
 ];

@@ -6,7 +6,7 @@ use flowlogd_tests::netns::Path;
 use flowlogd_tests::nft::Ledger;
 use flowlogd_tests::records::{self, Status};
 use flowlogd_tests::traffic::{self, Sink};
-use flowlogd_tests::{Totals, UDP};
+use flowlogd_tests::{Totals, UDP, python};
 
 const PORTS: std::ops::Range<u16> = 20000..30000;
 const PAYLOAD: usize = 100;
@@ -22,6 +22,15 @@ fn all_sent(ledger: &Ledger, rounds: u64) -> Result<()> {
     let all = Totals { packets: flows * one.packets, bytes: flows * one.bytes };
     ensure!(wire == all, "on the wire {wire}, sent {all}");
     Ok(())
+}
+
+const LLDP: u16 = 0x88cc;
+const IPV4: u16 = 0x0800;
+
+/// A frame with ten bytes behind the Ethernet header: too few for IP.
+fn frame(ethertype: u16) -> Vec<u8> {
+    let addresses = [2, 0, 0, 0x77, 1, 2, 2, 0, 0, 0x77, 1, 1];
+    [addresses.as_slice(), &ethertype.to_be_bytes(), &[0x45; 10]].concat()
 }
 
 #[test]
@@ -56,6 +65,8 @@ fn an_overflow_is_declared() -> Result<()> {
     let agent = Agent::start(&path.a, &Options::on(&["a0"]).args(limits))?;
     traffic::udp_flows(&path.a, Path::A4, PORTS, &sink, PAYLOAD, 1)?;
     path.settle()?;
+    let frames = [vec![frame(LLDP); 3], vec![frame(IPV4); 5]].concat();
+    python::send_frames(&path.a, "a0", &frames)?;
     let stopped = agent.stop()?;
     let skipped = stopped.count("skipped_packets")?;
     ensure!(skipped > 0, "nothing overflowed: {:?}", stopped.stderr);
@@ -70,6 +81,10 @@ fn an_overflow_is_declared() -> Result<()> {
     all_sent(&ledger, 1)?;
     let wire = sent(PORTS.len() as u64).packets;
     ensure!(logged.packets + skipped == wire, "logged {}, skipped {skipped}, on the wire {wire}", logged.packets);
+    // What is in no record is said as well.
+    for (name, sent) in [("non_ip_packets", 3), ("unparsable_packets", 5), ("seen_packets", wire + 8)] {
+        ensure!(stopped.count(name)? == sent, "{name}, not {sent}: {:?}", stopped.stderr);
+    }
     // What is logged is logged whole.
     for (flow, totals) in records::by_flow(&stopped.records) {
         ensure!(PORTS.contains(&flow.sport) && totals == sent(1), "{flow:?}: logged {totals}");

@@ -22,16 +22,17 @@ use crate::records::{self, Record};
 use crate::wait_for;
 
 const READY_LIMIT: Duration = Duration::from_secs(15);
-const STOP_LIMIT: Duration = Duration::from_secs(15);
+/// The agent itself gives up delivering after 30 s.
+const STOP_LIMIT: Duration = Duration::from_secs(45);
 
 /// `$FLOWLOGD_BIN`, or else the release build of this workspace.
 pub fn binary() -> Result<PathBuf> {
     built("FLOWLOGD_BIN", "release")
 }
 
-/// The agent with places at which it can be killed: `$FLOWLOGD_FAULTS_BIN`, or else the build of profile `faults`.
+/// The agent with places at which it can be killed: `$FLOWLOGD_FAULTS_BIN`, or else the build of profile `checked` with fault points.
 pub fn faults_binary() -> Result<PathBuf> {
-    built("FLOWLOGD_FAULTS_BIN", "faults")
+    built("FLOWLOGD_FAULTS_BIN", "checked")
 }
 
 fn built(variable: &str, profile: &str) -> Result<PathBuf> {
@@ -69,10 +70,14 @@ fn snapshot(lines: &Lines) -> Vec<String> {
     lines.lock().expect("reader").clone()
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
     Directory,
     Stdout,
+    /// As the extra arguments say.
+    Elsewhere,
+    /// As this configuration file says, with all else that makes a flow log.
+    File(PathBuf),
 }
 
 /// How to start an agent.
@@ -139,6 +144,24 @@ impl Options {
     #[must_use]
     pub fn to_stdout(mut self) -> Self {
         self.destination = Destination::Stdout;
+        self
+    }
+
+    /// Flow logs of this file.
+    pub fn of_file(path: &Path) -> Self {
+        Self { destination: Destination::File(path.to_owned()), ..Self::on(&[]) }
+    }
+
+    #[must_use]
+    pub fn elsewhere(mut self) -> Self {
+        self.destination = Destination::Elsewhere;
+        self
+    }
+
+    /// Keeps its state here.
+    #[must_use]
+    pub fn state_in(mut self, directory: &Path) -> Self {
+        self.state = Some(directory.to_owned());
         self
     }
 
@@ -265,16 +288,18 @@ impl Agent {
         for interface in &options.interfaces {
             command.args(["--interface", interface]);
         }
-        match options.destination {
+        let interval = ["--max-aggregation-interval", &options.interval.to_string()];
+        match &options.destination {
             Destination::Directory => {
-                command.args(["--log-destination-type", "directory", "--log-destination"]).arg(&logs)
+                command.args(interval).args(["--log-destination-type", "directory", "--log-destination"]).arg(&logs)
             }
-            Destination::Stdout => command.args(["--log-destination-type", "stdout"]),
+            Destination::Stdout => command.args(interval).args(["--log-destination-type", "stdout"]),
+            Destination::Elsewhere => command.args(interval),
+            Destination::File(path) => command.arg("--config").arg(path),
         };
         command
             .arg("--state-directory")
             .arg(&state)
-            .args(["--max-aggregation-interval", &options.interval.to_string()])
             .args(&options.extra)
             .envs(options.env.iter().cloned())
             .stdout(Stdio::piped())
@@ -282,7 +307,7 @@ impl Agent {
         let mut child = command.spawn()?;
         let stdout = collect(child.stdout.take().context("stdout")?);
         let stderr = collect(child.stderr.take().context("stderr")?);
-        let destination = options.destination;
+        let destination = options.destination.clone();
         Ok(Self {
             child,
             stdout,
@@ -311,12 +336,17 @@ impl Agent {
         })
     }
 
-    /// The records written so far.
+    /// The records written so far, as far as it was us who said where to.
     pub fn records(&self) -> Result<Vec<Record>> {
         match self.destination {
             Destination::Directory => records::read_directory(&self.logs),
             Destination::Stdout => records::parse_lines(&snapshot(&self.stdout.0).join("\n")),
+            Destination::Elsewhere | Destination::File(_) => Ok(Vec::new()),
         }
+    }
+
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill(Pid::from_raw(self.child.id().try_into()?), signal)?)
     }
 
     /// Open descriptors and threads of the process.
@@ -333,7 +363,7 @@ impl Agent {
 
     /// As [`Self::stop`], by another signal.
     pub fn stop_by(self, signal: Signal) -> Result<Stopped> {
-        kill(Pid::from_raw(self.child.id().try_into()?), signal)?;
+        self.signal(signal)?;
         self.ended("stopped")
     }
 

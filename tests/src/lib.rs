@@ -3,25 +3,38 @@
 //!
 //! Needs root, iproute2, nftables, ethtool, iperf3, ping, nsenter, setpriv and
 //! python3 (what Rust has no safe interface for: tun, raw frames, bpf queries).
+//! Delivery is tested against services that stand in for AWS's; some are Python
+//! packages, which `cargo xtask test` installs.
 
 pub mod agent;
 pub mod bpffs;
 pub mod cgroup;
 pub mod container;
+pub mod delivery;
+pub mod faketime;
+pub mod flowlogs_reader;
 pub mod foreign;
+pub mod http;
+pub mod imds;
+pub mod listener;
+pub mod moto;
 pub mod netns;
 pub mod nft;
 pub mod policy;
+pub mod proxy;
 pub mod python;
 pub mod records;
+pub mod small_disk;
 pub mod steady;
+pub mod strict_logs;
 pub mod traffic;
+pub mod venv;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
 
@@ -99,6 +112,11 @@ pub fn expect_equal<K: Ord + fmt::Debug>(expected: &BTreeMap<K, Totals>, actual:
     }
     let shown = differences.iter().take(20).cloned().collect::<Vec<_>>().join("\n  ");
     bail!("{} of {} keys differ:\n  {shown}", differences.len(), expected.len());
+}
+
+/// Since the epoch, by the wall clock.
+pub fn now() -> Result<Duration> {
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?)
 }
 
 /// Polls `condition` until it yields a value or `limit` has passed.

@@ -71,14 +71,21 @@ pub fn flood_while(ns: &Netns, to: &str, port: u16, size: usize, most: u64, on: 
     })
 }
 
+/// The CPUs that this thread may use.
+pub fn cpus() -> Result<Vec<usize>> {
+    let allowed = sched_getaffinity(Pid::from_raw(0))?;
+    Ok((0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false)).collect())
+}
+
 /// Keeps this thread on one CPU.
-fn pin() -> Result<()> {
-    let this = Pid::from_raw(0);
-    let allowed = sched_getaffinity(this)?;
-    let last = (0..CpuSet::count()).rev().find(|&cpu| allowed.is_set(cpu).unwrap_or(false)).context("no CPU")?;
+pub fn pin_to(cpu: usize) -> Result<()> {
     let mut one = CpuSet::new();
-    one.set(last)?;
-    Ok(sched_setaffinity(this, &one)?)
+    one.set(cpu)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &one)?)
+}
+
+fn pin() -> Result<()> {
+    pin_to(*cpus()?.last().context("no CPU")?)
 }
 
 /// What the records say of the traffic to one port.

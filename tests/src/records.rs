@@ -6,9 +6,12 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use flate2::bufread::GzDecoder;
 use flate2::read::MultiGzDecoder;
 
 use crate::{Flow, Hosts, Totals};
+
+const HEADER: &str = "version account-id interface-id srcaddr dstaddr srcport dstport protocol packets bytes start end action log-status";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
@@ -73,6 +76,19 @@ impl Record {
 /// Parses lines, passing over the header line of a log file.
 pub fn parse_lines(text: &str) -> Result<Vec<Record>> {
     text.lines().filter(|line| !line.starts_with("version ")).map(Record::parse).collect()
+}
+
+/// Parses an object: one gzip member, AWS's header line, then records, each with its newline.
+pub fn parse_object(body: &[u8]) -> Result<Vec<Record>> {
+    let mut member = GzDecoder::new(body);
+    let mut text = String::new();
+    member.read_to_string(&mut text)?;
+    ensure!(member.get_ref().is_empty(), "{} bytes behind the first gzip member", member.get_ref().len());
+    let name_and_time = member.header().map(|header| (header.filename().is_some(), header.mtime()));
+    ensure!(name_and_time == Some((false, 0)), "gzip header with a name or a time: {name_and_time:?}");
+    let lines = text.strip_suffix('\n').context("no newline at the end")?;
+    let lines = lines.strip_prefix(HEADER).and_then(|lines| lines.strip_prefix('\n')).context("header line")?;
+    lines.split('\n').map(Record::parse).collect()
 }
 
 /// Reads every `.log.gz` below `directory`.

@@ -1,6 +1,7 @@
 //! Traffic that goes on, whatever becomes of agents, until it is stopped: over IPv4 and IPv6, out and in, and some that
 //! the firewall refuses. Every datagram sent has arrived where it is counted when the stop returns.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -95,6 +96,11 @@ impl<'a> Steady<'a> {
     }
 }
 
+/// A host's own packets, such as reports to multicast groups, are in no ledger.
+fn of_udp(flows: &BTreeMap<Flow, Totals>) -> BTreeMap<Flow, Totals> {
+    flows.iter().filter(|(flow, _)| flow.protocol == UDP).map(|(flow, totals)| (*flow, *totals)).collect()
+}
+
 /// What was on the wire.
 #[derive(Debug)]
 pub struct Sent<'a> {
@@ -103,6 +109,16 @@ pub struct Sent<'a> {
 }
 
 impl Sent<'_> {
+    /// Fails unless these are the totals of all that was sent.
+    pub fn expect_flows(&self, flows: &BTreeMap<Flow, Totals>) -> Result<()> {
+        expect_equal(&self.ledger.flows()?, &of_udp(flows))
+    }
+
+    /// Packets on the wire.
+    pub fn packets(&self) -> Result<u64> {
+        Ok(self.ledger.flows()?.values().map(|totals| totals.packets).sum())
+    }
+
     /// Fails unless each packet is in one record, each record in one line and each object written once.
     pub fn expect_each_once(&self, objects: &[Vec<Record>]) -> Result<()> {
         let all: Vec<Record> = objects.iter().flatten().cloned().collect();
@@ -113,11 +129,9 @@ impl Sent<'_> {
         lines.sort();
         let twice: Vec<_> = lines.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| &pair[0]).collect();
         ensure!(twice.is_empty(), "{} lines are there twice: {:?}", twice.len(), &twice[..twice.len().min(5)]);
-        let of_udp = |flows: std::collections::BTreeMap<Flow, Totals>| -> std::collections::BTreeMap<Flow, Totals> {
-            flows.into_iter().filter(|(flow, _)| flow.protocol == UDP).collect()
-        };
-        let logged = of_udp(records::by_flow(&all));
-        expect_equal(&self.ledger.flows()?, &logged)?;
+        let logged = records::by_flow(&all);
+        self.expect_flows(&logged)?;
+        let logged = of_udp(&logged);
         let packets: u64 = logged.values().map(|totals| totals.packets).sum();
         let rejected: u64 = records::by_action(&all, "REJECT").values().map(|totals| totals.packets).sum();
         ensure!(rejected == self.refused, "REJECT {rejected} of {} that were refused", self.refused);

@@ -3,6 +3,7 @@ mod bench;
 mod run;
 mod setup;
 mod test;
+mod venv;
 
 use std::env;
 use std::ffi::{OsStr, OsString};

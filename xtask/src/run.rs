@@ -23,7 +23,7 @@ pub(crate) fn build_agent(release: bool) -> Result<()> {
 
 /// The agent that tests can have killed at given places.
 pub(crate) fn build_faults() -> Result<()> {
-    let mut cargo = cargo(["build", "--package", "flowlogd", "--profile", "faults", "--features", "fault-points"]);
+    let mut cargo = cargo(["build", "--package", "flowlogd", "--profile", "checked", "--features", "fault-points"]);
     step("build the agent with fault points", &mut cargo)
 }
 

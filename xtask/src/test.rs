@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::{cargo, need_root, output, run, setup, step, target_dir};
+use crate::{cargo, need_root, output, run, setup, step, target_dir, venv};
 
 const PACKAGES: [&str; 8] =
     ["iproute2", "nftables", "iptables", "iperf3", "iputils-ping", "tcpdump", "ethtool", "libfaketime"];
@@ -23,6 +23,7 @@ fn run_steps(steps: &mut Steps, unit: bool, filter: Option<&str>) -> Result<()> 
     steps.run("setup", setup::build_tools)?;
     if !unit {
         steps.run("packages", || setup::packages(&PACKAGES))?;
+        steps.run("Python packages", venv::install)?;
     }
     steps.cargo("format", cargo(["fmt", "--all", "--check"]))?;
     // Their binaries are for BPF only; agent-ebpf's library is linted as the agent's dependency.
@@ -31,21 +32,27 @@ fn run_steps(steps: &mut Steps, unit: bool, filter: Option<&str>) -> Result<()> 
     clippy.args(["--", "-D", "warnings"]);
     steps.cargo("clippy", clippy)?;
     deny(steps)?;
-    steps.cargo("unit tests", filtered(cargo(["test"]), filter))?;
-    steps.cargo("parser tests", filtered(cargo(["test", "--package", "agent-ebpf"]), filter))?;
+    steps.cargo("unit tests", filtered(test(&[]), filter))?;
+    steps.cargo("parser tests", filtered(test(&["--package", "agent-ebpf"]), filter))?;
     if unit {
         return Ok(());
     }
     steps.run("release build", || run::build_agent(true))?;
     steps.run("faults build", run::build_faults)?;
-    let mut scenarios = filtered(cargo(["test", "--release", "--package", "flowlogd-tests"]), filter);
+    let mut scenarios = filtered(test(&["--package", "flowlogd-tests"]), filter);
     if filter.is_none() {
         scenarios.arg("--");
     }
-    scenarios.env("FLOWLOGD_FAULTS_BIN", target_dir().join("faults/flowlogd"));
+    scenarios.env("FLOWLOGD_FAULTS_BIN", target_dir().join("checked/flowlogd"));
     // One at a time: they share the host's CPUs, and counts must not depend on that.
     scenarios.arg("--test-threads=1");
     steps.cargo("integration tests", scenarios)
+}
+
+fn test(args: &[&str]) -> Command {
+    let mut cargo = cargo(["test", "--profile", "checked"]);
+    cargo.args(args);
+    cargo
 }
 
 fn filtered(mut test: Command, filter: Option<&str>) -> Command {

@@ -46,13 +46,16 @@ impl From<BtfError> for Unavailable {
 }
 
 /// Name of a global in the programs, struct, field.
-const OFFSETS: [(&str, &str, &[&str]); 13] = [
+const OFFSETS: [(&str, &str, &[&str]); 16] = [
     ("SKB_DEV", "sk_buff", &["dev"]),
     ("SKB_REFDST", "sk_buff", &["_skb_refdst"]),
     ("SKB_IIF", "sk_buff", &["skb_iif"]),
     ("SKB_PROTOCOL", "sk_buff", &["protocol"]),
     ("SKB_NETWORK_HEADER", "sk_buff", &["network_header"]),
     ("SKB_TAIL", "sk_buff", &["tail"]),
+    ("SKB_END", "sk_buff", &["end"]),
+    ("SKB_HEAD", "sk_buff", &["head"]),
+    ("SKB_DATA", "sk_buff", &["data"]),
     ("SKB_LEN", "sk_buff", &["len"]),
     ("INFO_GSO_SIZE", "skb_shared_info", &["gso_size"]),
     ("DEV_IFINDEX", "net_device", &["ifindex"]),
@@ -107,14 +110,7 @@ impl Kernel {
             })?;
             offsets.push((global, found));
         }
-        // The programs read these four at once.
-        let beside: Vec<u32> = ["tail", "end", "head", "data"]
-            .iter()
-            .map(|field| btf.offset("sk_buff", &[field]))
-            .collect::<Result<_, _>>()?;
-        if [0, 4, 8, 16].iter().zip(&beside).any(|(distance, offset)| beside[0] + distance != *offset) {
-            return Err(Unavailable::Other(format!("unknown layout of sk_buff: tail, end, head, data at {beside:?}")));
-        }
+        // The programs read these two at once.
         if btf.offset("skb_shared_info", &["gso_segs"])? != btf.offset("skb_shared_info", &["gso_size"])? + 2 {
             return Err(Unavailable::Other("unknown layout of skb_shared_info: gso_size and gso_segs".to_owned()));
         }

@@ -263,8 +263,8 @@ impl Capture {
 pub struct DropReport {
     /// Policy drops that could not be counted under a flow, by cause.
     pub lost: Vec<(&'static str, u64)>,
-    /// Drops within a drop on one CPU, for which the kernel did not run the first and the second program again. The
-    /// second counts what the first has missed.
+    /// Frees within a free on one CPU, for which the kernel did not run the first and the second program again. Not a
+    /// loss: the other one was run. At most the smaller of the two were seen by neither.
     pub nested: [u64; 2],
     /// Frees for reasons that are no policy's, by reason, in all namespaces.
     pub other_frees: Vec<(String, u64)>,

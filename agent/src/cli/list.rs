@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::status::Status;
 use super::{Failure, say, say_json};
 use crate::config::describe::Description;
 use crate::config::{self, Config, Surroundings};
+use crate::deliver::{self, status::Status};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -56,7 +56,7 @@ impl Listed {
             creation_time,
             // Also before the first attempt.
             deliver_logs_status: if failed { "FAILED" } else { "SUCCESS" },
-            deliver_logs_error_message: status.error.as_ref().map(super::status::Problem::in_words_of_aws),
+            deliver_logs_error_message: status.error.as_ref().map(|error| in_words_of_aws(&error.code)),
             deliver_logs_error: status.error.map(|error| Error {
                 code: error.code,
                 message: error.message,
@@ -80,14 +80,24 @@ fn list(config: &Config) -> Vec<Listed> {
     let one = |log| {
         let description = Description::of(log, &config.host);
         let directory = spool.join(&description.flow_log_id);
-        let status = Status::read(&directory.join("status.json")).unwrap_or_else(|error| {
-            tracing::warn!("{error}");
+        let status = Status::read(&directory).unwrap_or_else(|error| {
+            tracing::warn!("{}: {error}", directory.display());
             None
         });
-        let created = creation_time(&directory.join("flow-log.json"));
+        let created = creation_time(&directory.join(deliver::FLOW_LOG));
         Listed::new(description, created, status.unwrap_or_default())
     };
     config.logs.iter().map(one).collect()
+}
+
+/// AWS has three words for what fails.
+fn in_words_of_aws(code: &str) -> &'static str {
+    let has = |words: &[&str]| words.iter().any(|word| code.contains(word));
+    match () {
+        () if has(&["Throttl", "SlowDown", "TooManyRequests", "LimitExceeded"]) => "Rate limited",
+        () if has(&["Access", "Token", "Signature", "UnrecognizedClient", "credentials"]) => "Access error",
+        () => "Unknown error",
+    }
 }
 
 /// When the agent first had this flow log.
@@ -155,5 +165,19 @@ mod tests {
         assert_eq!(second["Tags"], serde_json::json!([{ "Key": "a", "Value": "b" }]));
         assert_eq!(second["MaxAggregationInterval"], 600);
         assert!(second["LogFormat"].as_str().unwrap().starts_with("${version} "));
+    }
+
+    #[test]
+    fn words() {
+        for (code, words) in [
+            ("ThrottlingException", "Rate limited"),
+            ("AccessDenied", "Access error"),
+            ("InvalidAccessKeyId", "Access error"),
+            ("ExpiredToken", "Access error"),
+            ("NoSuchBucket", "Unknown error"),
+            ("timeout", "Unknown error"),
+        ] {
+            assert_eq!(in_words_of_aws(code), words, "{code}");
+        }
     }
 }

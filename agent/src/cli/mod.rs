@@ -5,8 +5,9 @@ mod check;
 mod detach;
 mod doctor;
 mod list;
+pub mod log;
 mod run;
-mod status;
+mod spool;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -46,6 +47,8 @@ enum Command {
     List(list::Args),
     /// Remove what a killed agent left counting in the kernel; its counters are lost
     Detach(detach::Args),
+    /// Show what waits to be delivered, since when, and why
+    Spool(spool::Args),
     /// Say what this kernel and these privileges allow, and how to mend what is missing.
     Doctor,
 }
@@ -113,6 +116,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::List(args) => list::run(&args),
         Command::Detach(args) => detach::run(&args),
+        Command::Spool(args) => spool::run(&args),
         Command::Doctor => doctor::run(),
     };
     match result {

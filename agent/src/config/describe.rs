@@ -133,9 +133,7 @@ impl From<Layout> for Options {
 /// The one interface that it records, else the host's VPC, else the host.
 fn resource_id(log: &FlowLog, host: &Host) -> Option<String> {
     match log.selection.globs.as_slice() {
-        [name] if log.selection.subnets.is_empty() && !name.contains(['*', '?']) => {
-            Some(host.interface_id(name, crate::identity::mac::of(name)))
-        }
+        [name] if log.selection.subnets.is_empty() && !name.contains(['*', '?']) => Some(host.interface_id(name)),
         _ => host.vpc_id.clone().or_else(|| host.instance_id.clone()),
     }
 }

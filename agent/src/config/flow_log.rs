@@ -153,10 +153,10 @@ fn layout(section: &Section, default: u32) -> Result<Layout, ConfigError> {
     }
     let key = "object-interval";
     let interval = section.within(key, 0, 3600)?.unwrap_or(default);
-    // Zero is an object for each window: not to be paid for by the request.
-    if interval % SLOT != 0 || (interval == 0 && default != 0) {
-        let zero = if default == 0 { "0 and " } else { "" };
-        let why = format!("{interval} is not allowed; allowed: {zero}multiples of {SLOT} up to 3600");
+    if interval % SLOT != 0 {
+        let why = format!(
+            "{interval} is not allowed; allowed: 0 (an object for each window) and multiples of {SLOT} up to 3600"
+        );
         return Err(section.error(key, why));
     }
     Ok(Layout {

@@ -9,7 +9,7 @@ use super::Surroundings;
 use super::place::ConfigError;
 use super::section::Section;
 use crate::identity::imds::Imds;
-use crate::identity::mac::Mac;
+use crate::identity::mac::{self, Mac};
 use crate::identity::{self, Identity, IdentityError};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +48,12 @@ impl Host {
     }
 
     /// Of an interface: the configured one, else EC2's of that address, else one made up from host and name.
-    pub(crate) fn interface_id(&self, name: &str, mac: Option<Mac>) -> String {
+    pub(crate) fn interface_id(&self, name: &str) -> String {
+        let mac = self.imds.as_ref().and_then(|_| mac::of(name));
+        self.interface_id_of(name, mac)
+    }
+
+    pub(super) fn interface_id_of(&self, name: &str, mac: Option<Mac>) -> String {
         let of_ec2 = || Some(&self.imds.as_ref()?.interfaces.get(&mac?)?.interface_id);
         let known = self.interface_ids.get(name).or_else(of_ec2);
         known.cloned().unwrap_or_else(|| identity::interface_id(&self.machine_id, name))

@@ -170,12 +170,13 @@ impl Tables {
         }
         let mut seen = BTreeMap::new();
         for (log, section) in logs.iter().zip(&self.logs) {
-            let what = (log.selection.globs.clone(), log.selection.subnets.clone(), place_of(&log.destination));
+            let source = (log.selection.globs.clone(), log.selection.subnets.clone(), log.traffic_type.name());
+            let what = (source, place_of(&log.destination));
             if let Some(first) = seen.insert(what, section) {
                 let first = first.origin();
                 let why = format!(
                     "FlowLogAlreadyExists: There is an existing Flow Log with the same configuration and log \
-                     destination: the one at {first}; change interfaces, subnets or the destination"
+                     destination: the one at {first}; change interfaces, subnets, traffic-type or the destination"
                 );
                 return Err(ConfigError::new(section.origin(), why));
             }

@@ -89,8 +89,8 @@ fn everything_said() {
     assert_eq!((host.identity.account_id.as_str(), host.identity.region.as_str()), ("123456789012", "eu-west-1"));
     assert_eq!((host.vpc_id.as_deref(), host.az_id.as_deref()), (Some("vpc-12345678"), Some("euw1-az2")));
     assert_eq!((host.vpc_cidrs.len(), host.subnet_cidrs.len()), (2, 1));
-    assert_eq!(host.interface_id("eth0", None), "eni-12345678");
-    assert_eq!(host.interface_id("eth1", None), crate::identity::interface_id("m", "eth1"));
+    assert_eq!(host.interface_id_of("eth0", None), "eni-12345678");
+    assert_eq!(host.interface_id_of("eth1", None), crate::identity::interface_id("m", "eth1"));
     assert_eq!(config.agent.state_directory, PathBuf::from("/s"));
     assert_eq!((config.agent.flow_table_slots, config.agent.shutdown), (Some(8), Duration::ZERO));
     let log = &config.logs[0];
@@ -192,10 +192,12 @@ fn mistakes_of_an_s3_destination() {
         "destination-options = { file-format = \"parquet\" }",
         "destination-options.file-format: parquet is not written by this version; allowed: plain-text",
     );
-    for interval in [0, 60, 301] {
+    for interval in [60, 301] {
         wrong(
             &format!("object-interval = {interval}"),
-            &format!("object-interval: {interval} is not allowed; allowed: multiples of 300 up to 3600"),
+            &format!(
+                "object-interval: {interval} is not allowed; allowed: 0 (an object for each window) and multiples of 300 up to 3600"
+            ),
         );
     }
     wrong("object-interval = 3900", "object-interval: 3900 is not allowed; allowed: 0 to 3600");
@@ -300,7 +302,7 @@ fn the_same_twice_is_refused_as_aws_does() {
     assert_eq!(
         parse(&twice).unwrap_err().to_string(),
         "f.toml:5: key flow-log: FlowLogAlreadyExists: There is an existing Flow Log with the same configuration and log \
-         destination: the one at f.toml:1: key flow-log; change interfaces, subnets or the destination"
+         destination: the one at f.toml:1: key flow-log; change interfaces, subnets, traffic-type or the destination"
     );
     let others = directory("/a", "interfaces = [\"x\"]") + &directory("/a", "") + &directory("/b", "");
     assert_eq!(parse(&others).unwrap().logs.len(), 3);
@@ -385,14 +387,14 @@ fn ec2_fills_what_is_not_configured() {
     assert_eq!((found.identity.account_id.as_str(), found.identity.region.as_str()), ("123456789012", "eu-west-1"));
     assert_eq!((found.vpc_id.as_deref(), found.instance_id.as_deref()), (Some("vpc-00000001"), Some("i-00000001")));
     assert_eq!((found.vpc_cidrs.len(), found.subnet_cidrs.len()), (1, 2));
-    assert_eq!(found.interface_id("eth0", Some([1; 6])), "eni-00000001");
-    assert_eq!(found.interface_id("eth0", Some([3; 6])), crate::identity::interface_id("m", "eth0"));
+    assert_eq!(found.interface_id_of("eth0", Some([1; 6])), "eni-00000001");
+    assert_eq!(found.interface_id_of("eth0", Some([3; 6])), crate::identity::interface_id("m", "eth0"));
     let said = "[host]\nregion = \"eu-west-2\"\nvpc-cidrs = []\nvpc-id = \"vpc-00000009\"\n\
                 interface-ids = { eth0 = \"eni-00000009\" }\n";
     let mixed = host(&format!("{said}{STDOUT}"));
     assert_eq!((mixed.identity.account_id.as_str(), mixed.identity.region.as_str()), ("123456789012", "eu-west-2"));
     assert_eq!((mixed.vpc_id.as_deref(), mixed.vpc_cidrs.len()), (Some("vpc-00000009"), 0));
-    assert_eq!(mixed.interface_id("eth0", Some([1; 6])), "eni-00000009");
+    assert_eq!(mixed.interface_id_of("eth0", Some([1; 6])), "eni-00000009");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::capture::flow::Drained;
 use crate::cli::Failure;
 use crate::fault;
 use crate::journal::{CARRIED, Frame, JournalError, Recovered, Recovery};
+use crate::select::Named;
 use std::collections::{BTreeMap, BTreeSet};
 
 fn said(error: JournalError) -> Failure {
@@ -24,10 +25,14 @@ impl Daemon {
                 journalled.insert((frame.generation, frame.epoch));
             }
         }
+        let numbers: Vec<u64> = windows.iter().map(|window| window.number).collect();
+        for subscription in &mut self.pipeline.subscriptions {
+            subscription.expect_replay(&numbers);
+        }
         // The last one goes on, if it was not closed and no index is another interface's now; its end is the present
         // window's.
         let goes_on = |window: &Recovered| {
-            let is_same = |(index, id): (&u32, &String)| self.tracked.get(index).is_none_or(|now| now == id);
+            let is_same = |(index, named): (&u32, &Named)| self.tracked.get(index).is_none_or(|now| now.id == named.id);
             window.closed.is_none() && window.names.iter().all(is_same)
         };
         let (open, complete) = match windows.split_last() {
@@ -52,19 +57,20 @@ impl Daemon {
         self.adopt(&journalled)?;
         // Only now: when their files are gone, nothing tells that an epoch which the kernel still has was published.
         for (at, window) in complete.iter().enumerate() {
-            let (end, statuses) = match &window.closed {
-                Some(closing) => (closing.end, Some(closing.statuses.clone())),
-                None => (window.window.1.min(now()).max(window.window.0), None),
+            let end = match &window.closed {
+                Some(closing) => closing.end,
+                None => window.window.1.min(now()).max(window.window.0),
             };
             let frames = window.frames().map_err(said)?.filter_map(Result::ok);
-            let (mut pending, left) = self.pipeline.replay(frames, (window.window.0, end), &window.names, statuses);
-            (pending.number, pending.file) = (window.number, Some(window.id));
+            let span = (window.window.0, end);
+            let (mut slice, left) = self.pipeline.replay(frames, span, &window.names, window.closed.clone());
+            (slice.number, slice.file) = (window.number, Some(window.id));
             // The other ones' next windows have it, or the present one if its agent had begun it.
             if let Some(left) = left.filter(|_| at + 1 == complete.len() && !has_carried) {
                 self.keep_former(CARRIED, 0, left, &window.names);
             }
             tracing::info!(window = window.window.0, "publishing what a former agent could not");
-            self.publish(pending, false)?;
+            self.publish(&slice);
             fault::point("republished");
         }
         Ok(())
@@ -76,11 +82,13 @@ impl Daemon {
         for old in self.capture.adopt(is_known)? {
             let packets: u64 = old.drained.totals.iter().map(|totals| totals.seen.packets).sum();
             tracing::info!(generation = %old.generation, epoch = old.epoch, packets, "took over a former agent's counters");
-            let id = |name: &String| {
-                let given = self.settings.interface_ids.get(name).cloned();
-                given.unwrap_or_else(|| crate::identity::interface_id(&self.machine_id, name))
+            let named = |name: &String| {
+                let id = self.host.interface_id(name);
+                // As it is now, if it is still there.
+                let now = self.tracked.values().find(|now| now.id == id).cloned();
+                now.unwrap_or_else(|| Named { id, name: name.clone(), addresses: None, loopback: false })
             };
-            let names = old.interfaces.iter().map(|(index, name)| (*index, id(name))).collect();
+            let names = old.interfaces.iter().map(|(index, name)| (*index, named(name))).collect();
             self.keep_former(old.generation.0, old.epoch, old.drained, &names);
             fault::point("adopted");
         }
@@ -91,7 +99,7 @@ impl Daemon {
     }
 
     /// Into the present window and its journal, where it goes by the names that its interfaces had.
-    fn keep_former(&mut self, generation: u64, epoch: u32, mut drained: Drained, names: &BTreeMap<u32, String>) {
+    fn keep_former(&mut self, generation: u64, epoch: u32, mut drained: Drained, names: &BTreeMap<u32, Named>) {
         self.pipeline.rename_former(&mut drained, names, &self.tracked);
         self.durable.name(self.pipeline.strangers());
         let frame = Frame { generation, epoch, drained };

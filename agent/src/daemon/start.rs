@@ -1,64 +1,63 @@
-//! A validated command line, checked against this host: its lock, its pins, the sizes of its tables.
+//! A configuration, checked against this host: its lock, its pins, its spools, the sizes of its tables.
 //! Knows nothing of windows.
 #![forbid(unsafe_code)]
 
+use super::reload::News;
 use crate::capture::{self, Hook, PinError, Pins, Sizes, interfaces};
 use crate::cli::Failure;
+use crate::config::{self, Agent, Config, Host, Surroundings};
+use crate::deliver::{self, Delivery};
 use crate::doctor;
+use crate::flow_log::{Destination, FlowLog};
 use crate::pipeline::Pipeline;
-use crate::select::Selection;
+use crate::sink::{Directory, Names};
+use crate::spool::Spool;
 use crate::state_lock::{self, StateLock};
-use ipnet::IpNet;
-use std::collections::BTreeMap;
+use crate::subscription::Subscription;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// Where records go.
+/// Where the configuration is from.
 #[derive(Clone, Debug)]
-pub(crate) enum Destination {
-    Stdout,
-    Directory(PathBuf),
+pub(crate) enum Source {
+    Flags,
+    File(PathBuf),
 }
 
-/// A validated command line.
+/// How this run differs from others of the same configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    pub(crate) selection: Selection,
-    pub(crate) traffic_type: String,
-    /// Ask the kernel for its verdicts.
-    pub(crate) verdicts: bool,
-    pub(crate) interval: u32,
-    pub(crate) destination: Destination,
-    pub(crate) account_id: Option<String>,
-    pub(crate) region: Option<String>,
-    pub(crate) interface_ids: BTreeMap<String, String>,
-    pub(crate) vpc_cidrs: Vec<IpNet>,
-    pub(crate) subnet_cidrs: Vec<IpNet>,
-    pub(crate) log_excluded: Vec<String>,
-    pub(crate) state_directory: PathBuf,
+    pub(crate) source: Source,
+    /// What a reload is read against.
+    pub(crate) surroundings: Surroundings,
     /// From an agent that runs.
     pub(crate) take_over: bool,
-    /// `None`: the usual one, if it can be used.
-    pub(crate) bpf_directory: Option<PathBuf>,
-    pub(crate) flow_table_slots: Option<u32>,
-    pub(crate) overflow_slots: Option<u32>,
     pub(crate) hold_drain: bool,
     /// `None`: the best one that the kernel has.
     pub(crate) hook: Option<Hook>,
 }
 
-/// What is needed to run; making it touched only the destination and the state directory, whose lock it holds.
+/// What is needed to run; making it touched only the state directory, whose lock it holds, and directories that are
+/// destinations.
 pub(crate) struct Plan {
     pub(super) settings: Settings,
+    pub(super) agent: Agent,
+    pub(super) host: Host,
     pub(super) pipeline: Pipeline,
-    pub(super) machine_id: String,
+    /// From what earlier runs had to what is configured.
+    pub(super) news: News,
     pub(super) lock: StateLock,
     pub(super) pins: Option<Pins>,
 }
 
-/// Checks the settings against this host and its privileges.
-pub(crate) fn plan(settings: Settings) -> Result<Plan, Failure> {
+/// Checks the configuration against this host and its privileges.
+pub(crate) fn plan(settings: Settings, config: Config) -> Result<Plan, Failure> {
     let all = interfaces::list().map_err(crate::capture::Error::from)?;
-    if let Some(name) = settings.selection.unknown_name(&all) {
+    // A file is also for interfaces that come later.
+    if matches!(settings.source, Source::Flags)
+        && let Some(name) = config.logs.iter().find_map(|log| log.selection.unknown_name(&all))
+    {
         return Err(Failure::Usage(format!("invalid value '{name}' for '--interface': no such interface")));
     }
     let missing = doctor::missing_capabilities();
@@ -66,17 +65,73 @@ pub(crate) fn plan(settings: Settings) -> Result<Plan, Failure> {
         let why = format!("missing {}: run as root, or see flowlogd doctor", missing.join(", "));
         return Err(Failure::Run(why));
     }
-    // Before a running agent is asked to leave.
-    let stages = crate::assemble::check(&settings)?;
-    // Before the destination is opened: opening it removes what a crashed run left half-written, and that must not be
-    // what a running agent is writing.
-    let directory = &settings.state_directory;
+    // Before a destination or a spool is opened: opening one removes what a crashed run left half-written, and that must
+    // not be what a running agent is writing.
+    let Config { host, agent, logs, exclusions, warnings } = config;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let directory = &agent.state_directory;
     let lock = if settings.take_over { state_lock::take_over(directory) } else { state_lock::lock(directory) }?;
-    let pins = pins(settings.bpf_directory.as_deref())?;
-    let machine_id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned();
-    let pipeline = crate::assemble::pipeline(stages, &settings, &machine_id)?;
-    Ok(Plan { settings, pipeline, machine_id, lock, pins })
+    let pins = pins(agent.bpf_directory.as_deref())?;
+    let former = former_logs(&directory.join(SPOOLS));
+    let (kept, added): (Vec<_>, Vec<_>) = logs.into_iter().partition(|log| former.iter().any(|one| one.id == log.id));
+    let ids: BTreeSet<String> = kept.iter().chain(&added).map(|log| log.id.clone()).collect();
+    let selections = kept.iter().chain(&added).map(|log| log.selection.clone()).collect();
+    let removed = former.into_iter().filter(|log| !ids.contains(&log.id));
+    let subscribe = |log| subscribe(log, &host, directory);
+    let mut before: Vec<_> = kept.into_iter().chain(removed).map(subscribe).collect::<Result<_, _>>()?;
+    let mut added: Vec<_> = added.into_iter().map(subscribe).collect::<Result<_, _>>()?;
+    if before.is_empty() {
+        // Nobody was here, or nobody knows who.
+        before = std::mem::take(&mut added);
+    }
+    let pipeline = Pipeline::new(exclusions.clone(), before);
+    let news = News { exclusions, ids, selections, added };
+    Ok(Plan { settings, agent, host, pipeline, news, lock, pins })
 }
+
+/// What earlier runs had a spool for. What they counted and could not log is theirs, whatever is configured now.
+fn former_logs(spools: &Path) -> Vec<FlowLog> {
+    let mut logs = Vec::new();
+    for entry in std::fs::read_dir(spools).into_iter().flatten().flatten() {
+        let path = entry.path().join(deliver::FLOW_LOG);
+        let log = match std::fs::read(&path) {
+            Ok(text) => serde_json::from_slice::<FlowLog>(&text).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match log {
+            Ok(log) if entry.file_name() == *log.id => logs.push(log),
+            Ok(_) => tracing::warn!("left {} alone: it is another flow log's", path.display()),
+            Err(why) => tracing::warn!("left {} alone: {why}", path.display()),
+        }
+    }
+    logs.sort_by(|a, b| a.id.cmp(&b.id));
+    logs
+}
+
+/// Reads a configuration file anew.
+pub(super) fn load(path: &Path, surroundings: &Surroundings) -> Result<Config, Failure> {
+    config::load(path, surroundings).map_err(|error| Failure::Usage(error.to_string()))
+}
+
+/// Opens a flow log's spool and begins to deliver what is in it.
+pub(super) fn subscribe(log: FlowLog, host: &Host, state_directory: &Path) -> Result<Subscription, Failure> {
+    if let Destination::Directory { root, layout } = &log.destination {
+        let names = Names::new(host.identity.clone(), &log.id, "", *layout);
+        let checked = Directory::create(root.clone(), &names);
+        checked.map_err(|e| Failure::Usage(format!("'--log-destination': '{}': {e}", root.display())))?;
+    }
+    let directory = state_directory.join(SPOOLS).join(&log.id);
+    let said = |error: &dyn std::fmt::Display| Failure::Run(format!("spool {}: {error}", directory.display()));
+    let spool = Arc::new(Spool::open(&directory, log.spool_bytes_max).map_err(|e| said(&e))?);
+    let log = Arc::new(log);
+    let identity = host.identity.clone();
+    let account_id = identity.account_id.clone();
+    let delivery = Delivery::start(Arc::clone(&log), identity, Arc::clone(&spool), directory.clone());
+    Ok(Subscription::new(log, account_id, spool).delivered_by(delivery.map_err(|e| said(&e))?))
+}
+
+/// Below the state directory, one directory for each flow log.
+const SPOOLS: &str = "spool";
 
 /// Where the kernel side is to outlive us. Without such a place the agent works as well, until it is killed.
 fn pins(directory: Option<&Path>) -> Result<Option<Pins>, Failure> {
@@ -108,11 +163,11 @@ fn ram_bytes() -> u64 {
     kib.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(1 << 20) * 1024
 }
 
-pub(super) fn sizes(settings: &Settings) -> Sizes {
+pub(super) fn sizes(agent: &Agent) -> Sizes {
     let mut sizes = Sizes::for_machine(possible_cpus(), ram_bytes());
-    if let Some(slots) = settings.flow_table_slots {
+    if let Some(slots) = agent.flow_table_slots {
         sizes = sizes.with_slots(slots);
     }
-    sizes.overflow = settings.overflow_slots.unwrap_or(sizes.overflow);
+    sizes.overflow = agent.overflow_slots.unwrap_or(sizes.overflow);
     sizes
 }

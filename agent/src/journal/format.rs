@@ -9,13 +9,15 @@
 //! good. The check binds the entry to its file and place, so that a block that went astray is not taken for an entry.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
+
 use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Serialize};
 
-use crate::record::Status;
+use crate::select::Named;
 
 /// To be raised with every change of what is written, also of the types inside `Drained`.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 const MAGIC: &[u8; 8] = b"flowlogJ";
 pub(super) const FILE_HEADER_BYTES: usize = 40;
 pub(super) const HEAD_BYTES: usize = 12;
@@ -26,8 +28,8 @@ pub(super) const PAYLOAD_BYTES_MAX: usize = 1 << 30;
 #[derive(Serialize, Deserialize, Debug)]
 pub(crate) enum Entry<F> {
     Drain(F),
-    /// Interface ids of interfaces of these indexes, which may be others' after a restart.
-    Names(Vec<(u32, String)>),
+    /// The interfaces of these indexes, which may be others' after a restart.
+    Names(Vec<(u32, Named)>),
     /// The window is complete.
     Closed(Closing),
 }
@@ -37,8 +39,12 @@ pub(crate) enum Entry<F> {
 pub(crate) struct Closing {
     /// The window's last second.
     pub(crate) end: i64,
-    /// NODATA and SKIPDATA, by ifindex.
-    pub(crate) statuses: Vec<(u32, Status)>,
+    /// The windows of all flow logs end with it, wherever their intervals would: a stop, a step of the clock.
+    pub(crate) ends: bool,
+    /// Interfaces that were not counted for a while.
+    pub(crate) gaps: BTreeSet<u32>,
+    /// Interfaces that have had traffic, so that their silence is worth a record.
+    pub(crate) known: BTreeSet<u32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::capture::flow::Drained;
 use crate::fault;
+use crate::select::Named;
 pub(crate) use format::Closing;
 use format::{Entry, FILE_HEADER_BYTES};
 pub(crate) use recover::{Recovered, Recovery};
@@ -142,8 +143,8 @@ impl Journal {
         self.write(&Entry::Drain(frame))
     }
 
-    /// Interface ids that the window's flows go by, from now on. Durable when it returns.
-    pub(crate) fn name(&mut self, names: Vec<(u32, String)>) -> Result<(), JournalError> {
+    /// Interfaces that the window's flows are of, from now on. Durable when it returns.
+    pub(crate) fn name(&mut self, names: Vec<(u32, Named)>) -> Result<(), JournalError> {
         self.make_current()?;
         self.write(&Entry::<&Frame>::Names(names))
     }

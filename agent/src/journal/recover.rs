@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::format::{self, Closing, Entry};
 use super::scan::{Damage, Refusal, Scan};
 use super::{Frame, JournalError, TEMPORARY, WindowId};
+use crate::select::Named;
 
 #[derive(Debug, Default)]
 pub(crate) struct Recovery {
@@ -27,8 +28,8 @@ pub(crate) struct Recovered {
     pub(crate) number: u64,
     /// What it is to be published with, if it was closed and nothing came after that.
     pub(crate) closed: Option<Closing>,
-    /// Interface ids by ifindex, as they were.
-    pub(crate) names: BTreeMap<u32, String>,
+    /// Interfaces by ifindex, as they were.
+    pub(crate) names: BTreeMap<u32, Named>,
     /// To be said, in one line.
     pub(crate) damage: Option<Damage>,
     pub(super) path: PathBuf,

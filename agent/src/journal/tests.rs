@@ -2,10 +2,10 @@ use super::format::{HEAD_BYTES, VERSION};
 use super::scan::{Cause, Damage};
 use super::*;
 use crate::capture::flow::{Direction, Dropped, Flow, FlowKey, InterfaceTotals, Total, Verdict};
-use crate::record::Status;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
@@ -45,7 +45,7 @@ fn frame(epoch: u32, flows: u32) -> Frame {
 }
 
 fn closing(end: i64) -> Closing {
-    Closing { end, statuses: vec![(3, Status::NoData)] }
+    Closing { end, ends: true, gaps: BTreeSet::from([3]), known: BTreeSet::from([2, 3]) }
 }
 
 fn frames(recovered: &Recovered) -> Vec<Frame> {
@@ -81,16 +81,16 @@ fn the_format_of_this_version() {
     let hex: String = fs::read(path).unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
     let want = [
         // File header: magic, version, window, number, CRC.
-        "666c6f776c6f674a 01000000 b86d056b00000000 f36d056b00000000 0807060504030201 8876e719",
+        "666c6f776c6f674a 02000000 b86d056b00000000 f36d056b00000000 0807060504030201 af71391b",
         // Head: length, CRC, check.
-        "36000000 8ce75fd9 0c0b8250",
+        "36000000 8ce75fd9 aa43fa2e",
         // A drain of generation 7, epoch 3, two batches, one flow in the first.
         "00 07 03 02 01",
         "00 0a000001 c6336400 409c bb01 02 01 00 06 13 00 0b 9221 fab6abb00d 25",
         // None in the second, one interface, no drops.
         "00 01 02 01 0b9221 0000 0000 0000 0000 0b9221 0000 00",
     ];
-    assert_eq!((VERSION, hex), (1, want.concat().replace(' ', "")));
+    assert_eq!((VERSION, hex), (2, want.concat().replace(' ', "")));
 }
 
 #[test]
@@ -230,7 +230,7 @@ fn what_is_not_ours_is_left_alone() {
     let left: Vec<String> = recovery.left_alone.iter().map(ToString::to_string).collect();
     let want: Vec<String> = [
         ("05-0.journal", "its name is not a journal's"),
-        ("1-0.journal", "its format is version 9, this flowlogd knows 1"),
+        ("1-0.journal", "its format is version 9, this flowlogd knows 2"),
         ("2-0.journal", "its header is damaged"),
         ("3-0.journal", "it is not a journal"),
         ("4-0.journal", "it is not a journal"),

@@ -1,47 +1,63 @@
-//! Where closed windows go.
+//! Where the blocks of the spool go.
 //! Must not know of packets, exclusions or how a window came about.
-//! Always: after Ok a batch is out completely; a batch that failed may be published again without doubling objects.
+//! Always: Done means that it is out; whatever else is said, nothing is dropped, and it can be asked for again.
 #![forbid(unsafe_code)]
 
+mod aws;
+mod cloudwatch;
+mod dead_letter;
 mod directory;
+mod due;
+mod firehose;
 mod key;
+mod member;
+mod objects;
+mod outcome;
+mod print;
+mod s3;
 mod stdout;
+#[cfg(test)]
+mod test_server;
+mod walk;
 
-use std::io;
-use std::path::Path;
+pub(crate) use cloudwatch::CloudWatch;
+pub(crate) use dead_letter::DEAD_LETTERS;
+pub(crate) use directory::Directory;
+pub(crate) use firehose::Firehose;
+pub(crate) use key::{Names, slot_of};
+pub(crate) use objects::{Objects, Store};
+pub(crate) use outcome::{Fault, Outcome};
+pub(crate) use print::Print;
+pub(crate) use s3::S3;
+pub(crate) use stdout::Stdout;
 
-pub(crate) use directory::DirectorySink;
-pub(crate) use stdout::StdoutSink;
+use crate::spool::SpoolError;
 
-use crate::record::Batch;
-
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SinkError {
-    /// Not a fault: `flowlogd | head` ends like this.
-    #[error("the reader of standard output is gone")]
-    ReaderGone,
-    // The cause is in the line itself and so must not also be the error's source, or it would print twice.
-    #[error("cannot {action}: {cause}")]
-    Io { action: String, cause: io::Error },
+/// What a sink delivered since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Delivered {
+    pub(crate) segments: u64,
+    pub(crate) records: u64,
+    /// Objects or calls.
+    pub(crate) calls: u64,
+    /// As sent.
+    pub(crate) bytes: u64,
+    /// Records that the destination will never take.
+    pub(crate) dead_letters: u64,
 }
 
-impl SinkError {
-    fn at(verb: &str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |cause| Self::Io { action: format!("{verb} {}", path.display()), cause }
-    }
+/// What a sink did when it was asked to deliver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Nothing that may go now. `due`: when that changes by itself, Unix seconds.
+    Idle { due: Option<i64> },
+    /// Something is out, and there may be more.
+    Progress,
 }
 
-pub(crate) enum Sink {
-    Stdout(StdoutSink),
-    Directory(DirectorySink),
-}
-
-impl Sink {
-    /// Returns how many records it wrote.
-    pub(crate) fn publish(&mut self, batch: &Batch) -> Result<u64, SinkError> {
-        match self {
-            Self::Stdout(sink) => sink.publish(batch),
-            Self::Directory(sink) => sink.publish(batch),
-        }
+/// Of our own state: passes when the disk does again what it should.
+impl From<SpoolError> for Outcome {
+    fn from(error: SpoolError) -> Self {
+        Self::Retry(Fault::new("spool", error.to_string()))
     }
 }

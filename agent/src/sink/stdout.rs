@@ -1,94 +1,118 @@
-//! Writes lines to standard output.
-//! Must not know of objects, slots or compression.
-//! Always: whole lines, no header, and flushed when a batch is done.
+//! Writes the lines of blocks to standard output.
+//! Must not know of objects, slots or services.
+//! Always: whole lines, no header, and flushed when a block is done.
 #![forbid(unsafe_code)]
 
 use std::io::{ErrorKind, Write};
 
-use super::SinkError;
-use crate::encode;
-use crate::record::Batch;
+use super::{Fault, Outcome};
+use crate::spool::Block;
 
-/// Lines collect up to here before they are written, so a big window is not a system call a line.
-const BUFFER_BYTES: usize = 1 << 16;
-
-pub(crate) struct StdoutSink {
+pub(crate) struct Stdout {
     out: Box<dyn Write + Send>,
-    buffer: Vec<u8>,
+    /// Of the block that an error interrupted: how much of it is written.
+    written: usize,
 }
 
-impl StdoutSink {
+impl Stdout {
     pub(crate) fn new() -> Self {
         Self::to(Box::new(std::io::stdout()))
     }
 
     fn to(out: Box<dyn Write + Send>) -> Self {
-        Self { out, buffer: Vec::with_capacity(BUFFER_BYTES) }
+        Self { out, written: 0 }
     }
 
-    pub(crate) fn publish(&mut self, batch: &Batch) -> Result<u64, SinkError> {
-        let mut records = 0;
-        self.buffer.clear();
-        for record in batch.records() {
-            // Before appending, so that the buffer never ends within a line.
-            if self.buffer.len() > BUFFER_BYTES - 512 {
-                self.flush()?;
+    /// After an error the same block is to be given again: it goes on where it stopped.
+    pub(crate) fn put(&mut self, block: &Block) -> Outcome {
+        let text = match block.text() {
+            Ok(text) => text,
+            Err(error) => return error.into(),
+        };
+        match self.write(&text) {
+            Ok(()) => Outcome::Done,
+            // Not a fault: `flowlogd | head` ends like this.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                Outcome::Fatal(Fault::new("stdout", "the reader of standard output is gone"))
             }
-            encode::append(&record, &mut self.buffer);
-            records += 1;
+            Err(error) => Outcome::Retry(Fault::new("stdout", format!("cannot write to standard output: {error}"))),
         }
-        self.flush()?;
-        Ok(records)
     }
 
-    fn flush(&mut self) -> Result<(), SinkError> {
-        let written = self.out.write_all(&self.buffer).and_then(|()| self.out.flush());
-        self.buffer.clear();
-        written.map_err(|cause| match cause.kind() {
-            ErrorKind::BrokenPipe => SinkError::ReaderGone,
-            _ => SinkError::Io { action: "write to standard output".to_owned(), cause },
-        })
+    fn write(&mut self, text: &[u8]) -> std::io::Result<()> {
+        while self.written < text.len() {
+            match self.out.write(&text[self.written..]) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(len) => self.written += len,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.out.flush()?;
+        self.written = 0;
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Status;
-    use std::collections::BTreeMap;
-    use std::fs::{File, OpenOptions};
+    use crate::spool::{Spool, Window};
+    use std::fs::OpenOptions;
+    use std::io;
+    use std::sync::{Arc, Mutex};
 
-    fn publish(out: Box<dyn Write + Send>) -> Result<u64, SinkError> {
-        let interface_ids = BTreeMap::from([(1, "eni-1".to_owned())]);
-        // Interface 2 has no id and gives no record.
-        let statuses = [(1, Status::NoData), (2, Status::NoData)];
-        let batch = Batch {
-            account_id: "000000000000",
-            number: 1,
-            start: 60,
-            end: 119,
-            flows: &[],
-            statuses: &statuses,
-            interface_ids: &interface_ids,
-        };
-        StdoutSink::to(out).publish(&batch)
+    const TEXT: &str = "one line\nanother\n";
+
+    fn block() -> Block {
+        let root = tempfile::tempdir().unwrap();
+        let spool = Spool::open(root.path(), u64::MAX).unwrap();
+        let mut writer = spool.begin(Window { start: 0, end: 59, number: 1 }).unwrap();
+        writer.block("", 2, TEXT.as_bytes()).unwrap();
+        writer.finish().unwrap();
+        spool.read(spool.segments()[0].id).unwrap().next().unwrap().unwrap()
+    }
+
+    /// Takes four bytes and then says no once, over and over.
+    #[derive(Clone, Default)]
+    struct Stubborn(Arc<Mutex<(Vec<u8>, bool)>>);
+
+    impl Write for Stubborn {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let (text, refuses) = &mut *self.0.lock().unwrap();
+            *refuses = !*refuses;
+            if !*refuses {
+                return Err(ErrorKind::StorageFull.into());
+            }
+            let len = bytes.len().min(4);
+            text.extend_from_slice(&bytes[..len]);
+            Ok(len)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     #[test]
-    fn writes_lines_only() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        assert_eq!(publish(Box::new(file.reopen().unwrap())).unwrap(), 1);
-        let text = std::fs::read_to_string(file.path()).unwrap();
-        assert_eq!(text, "2 000000000000 eni-1 - - - - - - - 60 119 - NODATA\n");
+    fn goes_on_where_an_error_stopped_it() {
+        let out = Stubborn::default();
+        let mut sink = Stdout::to(Box::new(out.clone()));
+        let mut attempts = 1;
+        while sink.put(&block()) != Outcome::Done {
+            attempts += 1;
+        }
+        assert_eq!((attempts, sink.put(&block()) == Outcome::Done), (5, false));
+        assert!(out.0.lock().unwrap().0.starts_with(TEXT.as_bytes()));
     }
 
     #[test]
     fn tells_a_gone_reader_from_a_fault() {
-        let (reader, writer) = std::io::pipe().unwrap();
+        let (reader, writer) = io::pipe().unwrap();
         drop(reader);
-        assert!(matches!(publish(Box::new(writer)), Err(SinkError::ReaderGone)));
-        let full: File = OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let error = publish(Box::new(full)).unwrap_err().to_string();
-        assert_eq!(error, "cannot write to standard output: No space left on device (os error 28)");
+        assert!(matches!(Stdout::to(Box::new(writer)).put(&block()), Outcome::Fatal(_)));
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let Outcome::Retry(fault) = Stdout::to(Box::new(full)).put(&block()) else { panic!("taken") };
+        assert_eq!(fault.message, "cannot write to standard output: No space left on device (os error 28)");
     }
 }
