@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 /// Places and which pass of them, as `agent/src/fault.rs` has them. Each agent recovers from what the one before it left,
 /// so the order is part of it: what is passed at a start comes after what leaves something to do there.
-const DEATHS: [&str; 32] = [
+const DEATHS: [&str; 33] = [
     // Between the two words of the switch, and behind them. The next takes over two epochs, and dies in the midst.
     "switched:1",
     "adopted:1",

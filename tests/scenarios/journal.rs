@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use flowlogd_tests::agent::{Agent, Options, Stopped};
 use flowlogd_tests::bpffs::BpfFs;
 use flowlogd_tests::netns::Pair;
-use flowlogd_tests::{ICMP, records, traffic, wait_for};
+use flowlogd_tests::{ICMP, records, traffic};
 
 /// Sizes of a journal's own parts.
 const FILE_HEADER: usize = 40;

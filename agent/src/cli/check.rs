@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::Failure;
+use super::{Failure, say, say_json};
 use crate::capture::interfaces::{self, Interface};
 use crate::config::describe::Description;
 use crate::config::{self, Host, Surroundings, policy};
@@ -26,6 +26,13 @@ pub(super) struct Args {
     /// For programs
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Answer<'a> {
+    flow_logs: &'a [Checked],
+    warnings: &'a [String],
 }
 
 /// What one flow log would do here.
@@ -62,18 +69,15 @@ struct Permission {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let config = config::load(&args.config, &Surroundings::read()).map_err(|e| Failure::Usage(e.to_string()))?;
     if args.iam_policy {
-        println!("{:#}", policy::document(&config.logs, &config.host.identity));
-        return Ok(());
+        return say_json(&policy::document(&config.logs, &config.host.identity));
     }
     let all = interfaces::list().map_err(crate::capture::Error::from)?;
     let stack = Stack::read();
     let checked: Vec<Checked> = config.logs.iter().map(|log| check(log, &config.host, &all, &stack)).collect();
     if args.json {
-        println!("{:#}", serde_json::json!({ "FlowLogs": checked, "Warnings": config.warnings }));
-    } else {
-        print(&config.host, &checked, &config.warnings);
+        return say_json(&Answer { flow_logs: &checked, warnings: &config.warnings });
     }
-    Ok(())
+    say(&text(&config.host, &checked, &config.warnings, std::io::stdout().is_terminal()))
 }
 
 fn check(log: &FlowLog, host: &Host, all: &[Interface], stack: &Stack) -> Checked {
@@ -116,15 +120,14 @@ fn lcm(a: u32, b: u32) -> u32 {
     a / x * b
 }
 
-fn print(host: &Host, checked: &[Checked], warnings: &[String]) {
-    let colour = std::io::stdout().is_terminal();
+fn text(host: &Host, checked: &[Checked], warnings: &[String], colour: bool) -> String {
     let paint = |code: &str, text: &str| if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() };
-    let line = |name: &str, text: &str| println!("  {name:<12}  {text}");
-    println!("account {}, region {}", host.identity.account_id, host.identity.region);
+    let mut text = format!("account {}, region {}\n", host.identity.account_id, host.identity.region);
     for it in checked {
         let about = &it.description;
         let (traffic, interval) = (&about.traffic_type, about.max_aggregation_interval);
-        println!("\n{}  {traffic}, every {interval} s", paint("1", &about.flow_log_id));
+        text += &format!("\n{}  {traffic}, every {interval} s\n", paint("1", &about.flow_log_id));
+        let mut line = |name: &str, said: &str| text += &format!("  {name:<12}  {said}\n");
         line("destination", format!("{}  {}", about.log_destination_type, about.destination()).trim_end_matches("  -"));
         line("interfaces", &if it.captures.is_empty() { "none now".to_owned() } else { it.captures.join(", ") });
         for name in &it.absent {
@@ -142,8 +145,9 @@ fn print(host: &Host, checked: &[Checked], warnings: &[String]) {
         }
     }
     for warning in warnings {
-        println!("\n{} {warning}", paint("33", "warning:"));
+        text += &format!("\n{} {warning}\n", paint("33", "warning:"));
     }
+    text
 }
 
 #[cfg(test)]
@@ -155,7 +159,7 @@ mod tests {
         let mut pairs = BTreeSet::new();
         for second in 0..86_400 {
             let window_end = second / interval * interval + interval - 1;
-            let delivery = if object_interval == 0 { window_end } else { window_end / object_interval };
+            let delivery = window_end.checked_div(object_interval).unwrap_or(window_end);
             pairs.insert((delivery, second / 300));
         }
         u32::try_from(pairs.len()).unwrap()
@@ -180,9 +184,9 @@ mod tests {
     fn what_a_flow_log_would_do() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("f.toml");
-        let text = "[[flow-log]]\nlog-destination-type = \"s3\"\nlog-destination = \"arn:aws:s3:::logs/a\"\n\
+        let toml = "[[flow-log]]\nlog-destination-type = \"s3\"\nlog-destination = \"arn:aws:s3:::logs/a\"\n\
                     region = \"eu-west-1\"\ninterfaces = [\"eth*\", \"lo\", \"gone\"]\n";
-        std::fs::write(&file, text).unwrap();
+        std::fs::write(&file, toml).unwrap();
         let config = config::load(&file, &Surroundings::default()).unwrap();
         let interface = |name: &str| Interface {
             index: 1,
@@ -198,6 +202,9 @@ mod tests {
             (&["eth0".to_owned(), "lo".to_owned()][..], &["gone".to_owned()][..])
         );
         assert_eq!((checked.counted_twice.len(), checked.objects_per_day_max), (0, Some(288)));
+        let said = text(&config.host, std::slice::from_ref(&checked), &["w".to_owned()], false);
+        assert!(said.contains("  interfaces    eth0, lo\n  absent        gone: no such interface now\n"), "{said}");
+        assert!(said.ends_with("\n\nwarning: w\n"), "{said}");
         let shown = serde_json::to_value(&checked).unwrap();
         let resource = "arn:aws:s3:::logs/a/AWSLogs/000000000000/*";
         assert_eq!(shown["Permissions"], serde_json::json!([{ "Action": "s3:PutObject", "Resource": resource }]));

@@ -2,13 +2,14 @@
 //! Reads files only; the agent need not run.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::Failure;
+use super::{Failure, say, say_json};
 use crate::config::describe::Description;
 use crate::config::{self, Config, Surroundings};
 use crate::deliver::{self, status::Status};
@@ -69,11 +70,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let config = config::load(&args.config, &Surroundings::read()).map_err(|e| Failure::Usage(e.to_string()))?;
     let listed = list(&config);
     if args.json {
-        println!("{:#}", serde_json::json!({ "FlowLogs": listed }));
-    } else {
-        print(&listed);
+        return say_json(&BTreeMap::from([("FlowLogs", listed)]));
     }
-    Ok(())
+    say(&text(&listed, std::io::stdout().is_terminal()))
 }
 
 fn list(config: &Config) -> Vec<Listed> {
@@ -107,8 +106,8 @@ fn creation_time(path: &Path) -> Option<String> {
     Some(format!("{:.3}", Timestamp::try_from(modified).ok()?))
 }
 
-fn print(listed: &[Listed]) {
-    let colour = std::io::stdout().is_terminal();
+fn text(listed: &[Listed], colour: bool) -> String {
+    let mut text = String::new();
     for it in listed {
         let about = &it.description;
         let code = if it.deliver_logs_error.is_some() { "31" } else { "32" };
@@ -116,11 +115,12 @@ fn print(listed: &[Listed]) {
         let status = if colour { format!("\x1b[{code}m{status:<7}\x1b[0m") } else { format!("{status:<7}") };
         let (id, traffic, interval) = (&about.flow_log_id, &about.traffic_type, about.max_aggregation_interval);
         let (kind, destination) = (&about.log_destination_type, about.destination());
-        println!("{id}  {status}  {traffic:<6}  {interval:>3} s  {kind:<21}  {destination}");
+        text += &format!("{id}  {status}  {traffic:<6}  {interval:>3} s  {kind:<21}  {destination}\n");
         if let Some(error) = &it.deliver_logs_error {
-            println!("  since {}: {}: {}", error.since, error.code, error.message);
+            text += &format!("  since {}: {}: {}\n", error.since, error.code, error.message);
         }
     }
+    text
 }
 
 #[cfg(test)]
@@ -131,19 +131,25 @@ mod tests {
     fn states_are_found_beside_the_spool() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("f.toml");
-        let text = format!(
+        let toml = format!(
             "[agent]\nstate-directory = {:?}\n[[flow-log]]\nlog-destination-type = \"stdout\"\n\
              [[flow-log]]\nlog-destination-type = \"directory\"\nlog-destination = \"/r\"\ntags = {{ a = \"b\" }}\n",
             directory.path().join("state")
         );
-        std::fs::write(&file, text).unwrap();
+        std::fs::write(&file, toml).unwrap();
         let config = config::load(&file, &Surroundings::default()).unwrap();
         let spool = directory.path().join("state/spool").join(&config.logs[1].id);
         std::fs::create_dir_all(&spool).unwrap();
         std::fs::write(spool.join("flow-log.json"), "{}").unwrap();
         let error = r#"{"state":"refused","error":{"code":"AccessDenied","message":"m","since":1563549749}}"#;
         std::fs::write(spool.join("status.json"), error).unwrap();
-        let shown = serde_json::to_value(list(&config)).unwrap();
+        let listed = list(&config);
+        let id = &config.logs[1].id;
+        let line = format!(
+            "{id}  FAILED   ALL     600 s  directory              /r\n  since 2019-07-19T15:22:29Z: AccessDenied: m\n"
+        );
+        assert!(text(&listed, false).ends_with(&line), "{}", text(&listed, false));
+        let shown = serde_json::to_value(listed).unwrap();
         assert_eq!(shown[0]["DeliverLogsStatus"], "SUCCESS");
         assert_eq!((shown[0].get("CreationTime"), shown[0].get("DeliverLogsError")), (None, None));
         let second = &shown[1];

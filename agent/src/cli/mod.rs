@@ -11,6 +11,7 @@ mod spool;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 const EXAMPLES: &str = "\
@@ -72,6 +73,22 @@ impl From<crate::capture::Error> for Failure {
         let text = error.to_string();
         Self::Run(text.lines().next().unwrap_or_default().to_owned())
     }
+}
+
+/// A reader that has seen enough (`| head`) is no failure.
+fn say(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::Run(format!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// For programs, and for people who read what programs get.
+fn say_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::Run(error.to_string()))?;
+    say(&format!("{text}\n"))
 }
 
 /// Parses the command line and does what it says.

@@ -145,7 +145,7 @@ fn arn(service: &str, endpoint: &Endpoint, host: &Host, resource: &str) -> Optio
         .then(|| format!("arn:{}:{service}:{region}:{account}:{resource}", partition(region)))
 }
 
-fn without_password(url: &str) -> String {
+pub(super) fn without_password(url: &str) -> String {
     match authority(url).rsplit_once('@') {
         Some((secret, _)) => url.replacen(&format!("{secret}@"), "", 1),
         None => url.to_owned(),

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::Host;
+use super::describe::without_password;
 use crate::flow_log::{Destination, Endpoint, FlowLog, Framing, Layout};
 use crate::identity;
 
@@ -66,7 +67,8 @@ fn layout(layout: Layout) -> [String; 3] {
 
 fn endpoint(endpoint: &Endpoint) -> Vec<String> {
     let mut parts = vec![format!("region={}", endpoint.region), format!("path-style={}", endpoint.path_style)];
-    parts.extend(endpoint.url.iter().map(|url| format!("endpoint-url={url}")));
+    // Another password is the same place.
+    parts.extend(endpoint.url.iter().map(|url| format!("endpoint-url={}", without_password(url))));
     parts.extend(endpoint.profile.iter().map(|profile| format!("profile={profile}")));
     parts
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::arn::partition;
 use crate::flow_log::{CloudWatchLogs, Destination, Firehose, FlowLog, S3};
@@ -66,8 +66,24 @@ fn on(actions: &[&'static str], resource: &str) -> Vec<Permission> {
     actions.iter().map(|action| Permission { action, resource: resource.to_owned() }).collect()
 }
 
-/// An identity policy for all of them. Resources with the same actions share a statement.
-pub(crate) fn document(logs: &[FlowLog], identity: &Identity) -> Value {
+/// An identity policy, in the order that people write one.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Document {
+    version: &'static str,
+    statement: Vec<Statement>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Statement {
+    effect: &'static str,
+    action: BTreeSet<&'static str>,
+    resource: Vec<String>,
+}
+
+/// For all of them. Resources with the same actions share a statement.
+pub(crate) fn document(logs: &[FlowLog], identity: &Identity) -> Document {
     let mut by_resource: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     for permission in logs.iter().flat_map(|log| permissions(log, identity)) {
         by_resource.entry(permission.resource).or_default().insert(permission.action);
@@ -76,15 +92,15 @@ pub(crate) fn document(logs: &[FlowLog], identity: &Identity) -> Value {
     for (resource, actions) in by_resource {
         by_actions.entry(actions).or_default().push(resource);
     }
-    let statement = |(actions, resources)| json!({ "Effect": "Allow", "Action": actions, "Resource": resources });
-    let statements: Vec<Value> = by_actions.into_iter().map(statement).collect();
-    json!({ "Version": "2012-10-17", "Statement": statements })
+    let statement = |(action, resource)| Statement { effect: "Allow", action, resource };
+    Document { version: "2012-10-17", statement: by_actions.into_iter().map(statement).collect() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::{Surroundings, Tables};
+    use serde_json::{Value, json};
 
     /// Of flow logs as they are written in a file.
     fn policy(text: &str) -> Value {
@@ -92,7 +108,7 @@ mod tests {
         let mut tables = Tables::empty(path);
         crate::config::file::parse(&mut tables, path, text, true).unwrap();
         let config = tables.build(&Surroundings::default()).unwrap();
-        document(&config.logs, &config.host.identity)
+        serde_json::to_value(document(&config.logs, &config.host.identity)).unwrap()
     }
 
     #[test]

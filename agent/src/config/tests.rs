@@ -328,6 +328,8 @@ fn an_id_follows_every_setting_but_the_spool() {
     assert_eq!(id(base), "fl-c05b813e8c601b472");
     assert_eq!(id(&format!("{base}[spool]\nmax-bytes = 65536")), id(base));
     assert_eq!(id(&format!("{base}interfaces = [\"a\", \"b\"]")), id(&format!("{base}interfaces = [\"b\", \"a\"]")));
+    let with_password = |word: &str| id(&format!("{base}endpoint-url = \"http://u:{word}@h\""));
+    assert_eq!(with_password("a"), with_password("b"));
     let mut ids = vec![id(base), id(&base.replace("789012", "789013")), id(&base.replace(":::logs", ":::logs/x"))];
     for line in [
         "traffic-type = \"REJECT\"",

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use aws_config::imds::client::{Client, error::ImdsError};
 use aws_config::provider_config::ProviderConfig;
-use aws_smithy_types::error::display::DisplayErrorContext;
 use ipnet::IpNet;
 use serde::Deserialize;
 use tokio::time::timeout;
@@ -122,6 +121,12 @@ struct Document {
     instance_id: String,
 }
 
+/// In one line; the client's own text says little.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(|cause| cause.to_string().replace('\n', " ")).collect::<Vec<_>>().join(": ")
+}
+
 struct Service(Client);
 
 impl Service {
@@ -142,10 +147,7 @@ impl Service {
         match self.0.get(path).await {
             Ok(text) => Ok(Some(text.as_ref().trim().to_owned())),
             Err(ImdsError::ErrorResponse(error)) if error.response().status().as_u16() == 404 => Ok(None),
-            Err(error) => {
-                let why = DisplayErrorContext(error).to_string().lines().next().unwrap_or_default().to_owned();
-                Err(ProbeError::Answer { path: path.to_owned(), why })
-            }
+            Err(error) => Err(ProbeError::Answer { path: path.to_owned(), why: with_causes(&error) }),
         }
     }
 
