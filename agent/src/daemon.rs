@@ -282,8 +282,9 @@ impl Daemon {
         self.capture.flush_log();
         let now = now();
         let (start, last) = self.window;
-        // A clock set back before the slice ends it as well: a slice never spans such a step.
-        let ended = now > last || now < start;
+        // A clock set back before the slice ends it as well: a slice never spans such a step. After a cut a slice may
+        // begin with the next second.
+        let ended = now > last || now + 1 < start;
         if stop || ended {
             self.drain(0)?;
             let (next, next_last) = window_at(now, self.interval);
@@ -297,7 +298,7 @@ impl Daemon {
                 true => last,
                 false => now,
             };
-            let slice = self.close(start, end, stop || now < start);
+            let slice = self.close(start, end, stop || now + 1 < start);
             // Slices never overlap, unless the clock itself goes back.
             self.window = (if now < start { now } else { next.max(start).max(end + 1) }, next_last);
             if !stop {
@@ -315,8 +316,11 @@ impl Daemon {
     /// Ends the slice before its time: a journal is bounded, and flow logs come and go. Another goes on to its end.
     fn cut(&mut self, now: i64) -> Result<(), Failure> {
         self.drain(0)?;
-        let slice = self.close(self.window.0, now, false);
-        self.window = (now, window_at(now, self.interval).1);
+        let (start, last) = self.window;
+        let slice = self.close(start, now, false);
+        // Its last second is the window's too, which ends with it: the next one must not have it again.
+        let next = if now < last { now.max(start) } else { now + 1 };
+        self.window = (next, window_at(next, self.interval).1);
         self.begin();
         self.publish(&slice);
         Ok(())
