@@ -18,7 +18,8 @@ fn instance() -> Instance {
             mac: "02:00:00:77:00:01".to_owned(),
             id: "eni-0fedcba9876543210".to_owned(),
             vpc_id: "vpc-0123456789abcdef0".to_owned(),
-            vpc_cidrs: vec!["10.77.0.0/16".to_owned()],
+            // Its third address, of the DNS server, is no host's here.
+            vpc_cidrs: vec!["10.64.0.0/10".to_owned()],
             subnet_id: "subnet-0123456789abcdef0".to_owned(),
             subnet_cidr: "10.77.9.0/24".to_owned(),
         }],

@@ -14,8 +14,9 @@ use flowlogd_tests::{ICMP, records, traffic};
 const FILE_HEADER: usize = 40;
 const ENTRY_HEAD: usize = 12;
 
+/// One destination for all agents of a test: what is in a journal is the flow log's that was there.
 fn options(pins: &BpfFs) -> Options {
-    Options::on(&["a0"]).interval(600).pins_in(pins)
+    Options::on(&["a0"]).interval(600).into(&pins.state().join("records")).pins_in(pins)
 }
 
 /// Leaves a journal with the interface's name, four echoes and three, in this order.
@@ -119,7 +120,7 @@ fn a_full_disk() -> Result<()> {
     let full = format!(
         "mount -t tmpfs -o size=64k none {state} && {{ head -c 256k /dev/zero > {state}/fill 2>/dev/null || true; }}"
     );
-    let options = options(&pins).interval(1).after(&full);
+    let options = Options::on(&["a0"]).interval(1).pins_in(&pins).after(&full);
     let agent = Agent::start(&pair.a, &options)?;
     traffic::ping(&pair.a, Pair::B4, 4)?;
     agent.wait_said("not spooled")?;

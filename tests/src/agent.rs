@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -51,6 +51,11 @@ fn command(ns: &Netns, wrapper: &[&str], program: &Path) -> Command {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net={}", ns.path())).args(wrapper).arg(program).stdin(Stdio::null());
     command
+}
+
+/// Runs another command of the agent's to its end.
+pub fn call(ns: &Netns, env: &[(String, String)], args: &[&str]) -> Result<Output> {
+    Ok(command(ns, &[], &binary()?).args(args).envs(env.iter().cloned()).output()?)
 }
 
 type Lines = Arc<Mutex<Vec<String>>>;
