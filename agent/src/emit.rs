@@ -7,10 +7,9 @@ use std::collections::HashMap;
 
 use crate::capture::flow::Flow;
 use crate::encode;
-use crate::flow_log::{Destination, FlowLog};
+use crate::flow_log::{Destination, FlowLog, Layout, S3};
 use crate::format::Format;
 use crate::record::{Batch, Record, Status};
-use crate::sink;
 use crate::spool::{Spool, SpoolError, Window, Writer};
 
 /// A block is full when its lines come to this: enough to compress well, little to hold.
@@ -24,7 +23,9 @@ pub(crate) fn spool(log: &FlowLog, batch: &Batch, spool: &Spool) -> Result<u64, 
     let mut writer = spool.begin(window)?;
     let (format, records) = (&log.format, batch.records());
     let count = match &log.destination {
-        Destination::S3(_) | Destination::Directory { .. } => by_slot(format, records, &mut writer),
+        Destination::S3(S3 { layout, .. }) | Destination::Directory { layout, .. } => {
+            by_slot(format, records, *layout, &mut writer)
+        }
         Destination::CloudWatchLogs(_) => by_interface(format, batch, &mut writer),
         Destination::Stdout | Destination::Firehose(_) => as_they_come(format, records, &mut writer),
     }?;
@@ -81,17 +82,18 @@ fn as_they_come<'a>(
     Ok(count)
 }
 
-/// Objects are named after the five minutes that `end` is in; the key is their first second.
+/// Objects are named after the slot that `end` is in; the key is its first second.
 fn by_slot<'a>(
     format: &Format,
     records: impl Iterator<Item = Record<'a>>,
+    layout: Layout,
     writer: &mut Writer,
 ) -> Result<u64, SpoolError> {
     // A window touches a handful at most.
     let mut slots: Vec<(i64, Lines)> = Vec::new();
     let (mut at, mut count) = (0, 0);
     for record in records {
-        let slot = sink::slot_of(record.end);
+        let slot = layout.slot_of(record.end);
         // Neighbours are mostly of one slot.
         if slots.get(at).is_none_or(|(known, _)| *known != slot) {
             at = slots.iter().position(|(known, _)| *known == slot).unwrap_or_else(|| {
@@ -188,7 +190,7 @@ impl<'a> Place<'a> {
 mod tests {
     use super::*;
     use crate::capture::flow::{Direction, FlowKey, Verdict};
-    use crate::flow_log::{CloudWatchLogs, Endpoint, Firehose, Framing, Layout, TrafficType};
+    use crate::flow_log::{CloudWatchLogs, Endpoint, Firehose, Framing, TrafficType};
     use crate::select::Selection;
     use std::collections::BTreeMap;
 
@@ -278,6 +280,15 @@ mod tests {
             ),
         ];
         assert_eq!(blocks(directory(), &some_flows(), &[(2, Status::SkipData), (3, Status::NoData)]), want);
+    }
+
+    #[test]
+    fn slots_of_a_quarter_of_an_hour() {
+        let layout = Layout { object_interval: 900, ..Layout::default() };
+        let blocks = blocks(Destination::Directory { root: "/".into(), layout }, &some_flows(), &[]);
+        // 600 seconds after a quarter began.
+        let slots: Vec<(i64, u32)> = blocks.iter().map(|(key, records, _)| (key.parse().unwrap(), *records)).collect();
+        assert_eq!(slots, [(START - 600, 2), (START + 300, 2)]);
     }
 
     #[test]

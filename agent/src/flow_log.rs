@@ -49,8 +49,24 @@ pub(crate) enum Destination {
 pub(crate) struct Layout {
     pub(crate) hive_compatible_partitions: bool,
     pub(crate) per_hour_partition: bool,
-    /// Seconds, a multiple of 300; 0: an object for each window.
+    /// Seconds, 300 times a divisor of 12, so that no object spans two hours; 0: an object for each window.
     pub(crate) object_interval: u32,
+}
+
+/// AWS names objects after multiples of five minutes.
+const SLOT_SECONDS: u32 = 300;
+
+impl Layout {
+    /// Seconds of `end` that one object's name stands for.
+    pub(crate) fn slot_seconds(self) -> u32 {
+        self.object_interval.max(SLOT_SECONDS)
+    }
+
+    /// First second of the slot that is stamped into the name. A file stamped HH:mm holds the records whose `end` is in
+    /// HH:mm:00 to HH:mm+4:59 (flow-logs-s3-path), or as many minutes as `object_interval` has.
+    pub(crate) fn slot_of(self, end: i64) -> i64 {
+        end - end.rem_euclid(self.slot_seconds().into())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,6 +148,29 @@ impl std::fmt::Display for Destination {
             Self::S3(S3 { bucket, folder, .. }) => write!(f, "s3://{bucket}/{folder}"),
             Self::CloudWatchLogs(CloudWatchLogs { group, .. }) => write!(f, "log-group:{group}"),
             Self::Firehose(Firehose { stream, .. }) => write!(f, "firehose:{stream}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_hold_five_minutes_of_ends_or_more() {
+        for (object_interval, end, slot) in [
+            (0, 299, 0),
+            (300, 299, 0),
+            (300, 300, 300),
+            (300, 1_418_530_199, 1_418_529_900),
+            (300, 1_418_530_200, 1_418_530_200),
+            (900, 899, 0),
+            (900, 900, 900),
+            (3600, 7199, 3600),
+            (300, -1, -300),
+        ] {
+            let layout = Layout { object_interval, ..Layout::default() };
+            assert_eq!(layout.slot_of(end), slot, "{end} by {object_interval}");
         }
     }
 }

@@ -12,7 +12,7 @@ use super::{Failure, say, say_json};
 use crate::capture::interfaces::{self, Interface};
 use crate::config::describe::Description;
 use crate::config::{self, Host, Surroundings, policy};
-use crate::flow_log::{Destination, FlowLog};
+use crate::flow_log::{Destination, FlowLog, Layout};
 use crate::stack::Stack;
 
 #[derive(clap::Args)]
@@ -97,19 +97,18 @@ fn check(log: &FlowLog, host: &Host, all: &[Interface], stack: &Stack) -> Checke
         absent: log.selection.globs.iter().filter(absent).cloned().collect(),
         counted_twice: twice.map(|(lower, upper)| Twice { lower: lower.to_owned(), upper: upper.to_owned() }).collect(),
         captures: captures.into_iter().collect(),
-        objects_per_day_max: layout.map(|layout| objects_per_day(log.interval, layout.object_interval)),
+        objects_per_day_max: layout.map(|layout| objects_per_day(log.interval, layout)),
         permissions: permissions.map(|it| Permission { action: it.action, resource: it.resource }).collect(),
     }
 }
 
 /// At most, while none reaches 75 MB. An object ends where a delivery ends, and where a slot of its name ends.
-fn objects_per_day(interval: u32, object_interval: u32) -> u32 {
+fn objects_per_day(interval: u32, layout: Layout) -> u32 {
     const DAY: u32 = 86_400;
-    const SLOT: u32 = 300;
-    let delivery = object_interval.max(interval);
+    let (delivery, slot) = (layout.object_interval.max(interval), layout.slot_seconds());
     // Whole windows are delivered: the ends fall together only where windows fit.
-    let together = if delivery.is_multiple_of(interval) { DAY / lcm(delivery, SLOT) } else { 0 };
-    DAY / SLOT + DAY / delivery - together
+    let together = if delivery.is_multiple_of(interval) { DAY / lcm(delivery, slot) } else { 0 };
+    DAY / slot + DAY / delivery - together
 }
 
 fn lcm(a: u32, b: u32) -> u32 {
@@ -154,13 +153,17 @@ fn text(host: &Host, checked: &[Checked], warnings: &[String], colour: bool) -> 
 mod tests {
     use super::*;
 
+    fn by(object_interval: u32) -> Layout {
+        Layout { object_interval, ..Layout::default() }
+    }
+
     /// Counted: each (delivery, slot) pair that windows of a day fall into.
-    fn counted(interval: u32, object_interval: u32) -> u32 {
+    fn counted(interval: u32, layout: Layout) -> u32 {
         let mut pairs = BTreeSet::new();
         for second in 0..86_400 {
             let window_end = second / interval * interval + interval - 1;
-            let delivery = window_end.checked_div(object_interval).unwrap_or(window_end);
-            pairs.insert((delivery, second / 300));
+            let delivery = window_end.checked_div(layout.object_interval).unwrap_or(window_end);
+            pairs.insert((delivery, layout.slot_of(second.into())));
         }
         u32::try_from(pairs.len()).unwrap()
     }
@@ -170,13 +173,14 @@ mod tests {
         for (interval, object_interval) in
             [(60, 300), (600, 300), (60, 3600), (600, 3600), (60, 0), (300, 0), (600, 0), (1, 0), (200, 0), (450, 0)]
         {
-            let expected = counted(interval, object_interval);
-            assert_eq!(objects_per_day(interval, object_interval), expected, "{interval} {object_interval}");
+            let expected = counted(interval, by(object_interval));
+            assert_eq!(objects_per_day(interval, by(object_interval)), expected, "{interval} {object_interval}");
         }
+        assert_eq!(objects_per_day(60, by(3600)), 24);
         // Not more than said, where windows do not fit.
         for (interval, object_interval) in [(7, 300), (200, 300), (450, 300), (450, 600)] {
-            let expected = counted(interval, object_interval);
-            assert!(objects_per_day(interval, object_interval) >= expected, "{interval} {object_interval} {expected}");
+            let (said, expected) = (objects_per_day(interval, by(object_interval)), counted(interval, by(object_interval)));
+            assert!(said >= expected, "{interval} {object_interval} {expected}");
         }
     }
 

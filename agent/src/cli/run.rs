@@ -59,7 +59,7 @@ pub(super) struct Args {
     /// A folder for each hour
     #[arg(long, help_heading = "Destination")]
     per_hour_partition: bool,
-    /// How long an object collects records: a multiple of 300, or 0 for an object per window [default: 300, directory 0]
+    /// How long an object collects records: 300 to 3600, or 0 for an object per window [default: 300, directory 0]
     #[arg(long, value_name = "SECONDS", help_heading = "Destination")]
     object_interval: Option<u32>,
     /// A service that is not AWS's own, such as http://minio:9000

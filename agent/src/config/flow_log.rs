@@ -17,8 +17,9 @@ use crate::identity::STAND_IN_REGION;
 use crate::select::Selection;
 
 const DEFAULT_INTERVAL: u32 = 600;
-/// Also where objects are closed in AWS.
-const SLOT: u32 = 300;
+/// In AWS it is 300; others are for hosts with little traffic. No object spans two hours, which have folders of their own.
+const OBJECT_INTERVALS: [u32; 7] = [0, OBJECT_INTERVAL_DEFAULT, 600, 900, 1200, 1800, 3600];
+const OBJECT_INTERVAL_DEFAULT: u32 = 300;
 const RETENTION_DAYS: [u16; 22] =
     [1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653];
 
@@ -152,13 +153,12 @@ fn layout(section: &Section, default: u32) -> Result<Layout, ConfigError> {
         return Err(section.error("destination-options.file-format", why));
     }
     let key = "object-interval";
-    let interval = section.within(key, 0, 3600)?.unwrap_or(default);
-    if interval % SLOT != 0 {
-        let why = format!(
-            "{interval} is not allowed; allowed: 0 (an object for each window) and multiples of {SLOT} up to 3600"
-        );
+    let interval = section.number(key)?.unwrap_or(default.into());
+    let Some(interval) = OBJECT_INTERVALS.into_iter().find(|known| i64::from(*known) == interval) else {
+        let known = OBJECT_INTERVALS.map(|known| known.to_string()).join(", ");
+        let why = format!("{interval} is not allowed; allowed: {known} (0: an object for each window)");
         return Err(section.error(key, why));
-    }
+    };
     Ok(Layout {
         hive_compatible_partitions: section.flag("destination-options.hive-compatible-partitions")?,
         per_hour_partition: section.flag("destination-options.per-hour-partition")?,
@@ -187,7 +187,7 @@ fn s3(section: &Section, context: &Context) -> Result<S3, ConfigError> {
     Ok(S3 {
         bucket: bucket.to_owned(),
         folder: folder.to_owned(),
-        layout: layout(section, SLOT)?,
+        layout: layout(section, OBJECT_INTERVAL_DEFAULT)?,
         kms_key,
         bucket_owner_full_control: section.flag("bucket-owner-full-control")?,
         endpoint: endpoint(section, context, None)?,

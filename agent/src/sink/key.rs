@@ -10,14 +10,6 @@ use jiff::tz::Offset;
 use crate::flow_log::Layout;
 use crate::identity::{Identity, hex_digest};
 
-/// AWS names objects after multiples of five minutes.
-const SLOT_SECONDS: i64 = 300;
-
-/// A file stamped HH:mm holds the records whose `end` is in HH:mm:00 to HH:mm+4:59 (flow-logs-s3-path).
-pub(crate) fn slot_of(end: i64) -> i64 {
-    end - end.rem_euclid(SLOT_SECONDS)
-}
-
 /// Of one flow log's objects.
 #[derive(Clone, Debug)]
 pub(crate) struct Names {
@@ -31,6 +23,11 @@ pub(crate) struct Names {
 impl Names {
     pub(crate) fn new(identity: Identity, flow_log_id: &str, folder: &str, layout: Layout) -> Self {
         Self { identity, flow_log_id: flow_log_id.to_owned(), folder: folder.to_owned(), layout }
+    }
+
+    /// See [`Layout::slot_of`].
+    pub(crate) fn slot_of(&self, end: i64) -> i64 {
+        self.layout.slot_of(end)
     }
 
     /// Of the object with a part of what a batch has for a slot. `number`: of the batch's first window.
@@ -88,15 +85,6 @@ fn utc(seconds: i64) -> DateTime {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn slots_hold_five_minutes_of_ends() {
-        for (end, slot) in
-            [(0, 0), (299, 0), (300, 300), (1_418_530_199, 1_418_529_900), (1_418_530_200, 1_418_530_200)]
-        {
-            assert_eq!(slot_of(end), slot, "{end}");
-        }
-    }
 
     fn names(folder: &str, hive_compatible_partitions: bool, per_hour_partition: bool) -> Names {
         let identity = Identity::new(Some("123456789012"), Some("us-east-1")).unwrap();

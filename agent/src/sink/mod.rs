@@ -24,7 +24,7 @@ pub(crate) use cloudwatch::CloudWatch;
 pub(crate) use dead_letter::DEAD_LETTERS;
 pub(crate) use directory::Directory;
 pub(crate) use firehose::Firehose;
-pub(crate) use key::{Names, slot_of};
+pub(crate) use key::Names;
 pub(crate) use objects::{Objects, Store};
 pub(crate) use outcome::{Fault, Outcome};
 pub(crate) use print::Print;

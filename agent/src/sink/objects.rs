@@ -1,4 +1,4 @@
-//! Publishes the spool as objects: batches of segments, in each batch an object for every five minutes of `end`.
+//! Publishes the spool as objects: batches of segments, in each batch an object for every slot of `end`.
 //! Must not know what a line is, nor how a store keeps objects.
 //! Always: a record is in one object; a batch that was begun is the same one after a crash, under the same names, so
 //! that what is published again takes its own place; no object without records.
@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::due::{due, next_look};
 use super::member::{Member, TEXT_BYTES_MAX};
-use super::{Delivered, Directory, Names, Outcome, S3, slot_of};
+use super::{Delivered, Directory, Names, Outcome, S3};
 use crate::fault;
 use crate::register::Register;
 use crate::spool::{Block, Segment, SegmentId, Spool, SpoolError};
@@ -186,7 +186,7 @@ impl Objects {
                 if block.records == 0 {
                     continue;
                 }
-                let slot = block.key.parse().unwrap_or_else(|_| slot_of(segment.window.end));
+                let slot = block.key.parse().unwrap_or_else(|_| self.names.slot_of(segment.window.end));
                 let header = self.header.len() as u64;
                 let (number, text_bytes) = filling.entry(slot).or_insert((0, header));
                 if *text_bytes > header && *text_bytes + u64::from(block.raw_len) > self.text_bytes_max {
