@@ -7,6 +7,7 @@ use crate::capture::{Capture, DropReport, Hook, Sizes};
 use crate::cli::Failure;
 use crate::config::{Agent, Host};
 use crate::durable::Durable;
+use crate::identity::asking::Asking;
 use crate::journal::{CARRIED, Frame};
 use crate::pipeline::{Pipeline, Slice, Summary};
 use crate::select::{Named, Selection};
@@ -79,6 +80,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     let interval = slice_seconds(&pipeline);
     let (start, last) = window_at(now(), interval);
     let (wall, monotonic) = clocks();
+    let asking = start::asking(&settings.surroundings, &agent.state_directory);
     let mut daemon = Daemon {
         settings,
         agent,
@@ -99,6 +101,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
         verdicts: false,
         gaps: BTreeSet::new(),
         looked: Instant::now(),
+        asking,
         durable,
     };
     // Before the interfaces: a refused packet that was counted must not stay ACCEPT. One that was dropped before its
@@ -141,7 +144,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
             daemon.durable.name(&daemon.tracked);
         }
         if daemon.looked.elapsed() >= LOOK {
-            daemon.look();
+            daemon.look()?;
         }
         daemon.tick(stop)?;
         if let Some(fault) = daemon.fatal() {
@@ -207,6 +210,8 @@ struct Daemon {
     gaps: BTreeSet<u32>,
     /// When the programs were looked for last.
     looked: Instant,
+    /// On EC2.
+    asking: Option<Asking>,
     durable: Durable,
 }
 
@@ -222,6 +227,9 @@ impl Daemon {
         let changes = self.capture.sync(&wanted);
         for (interface, hook) in &changes.attached {
             let id = self.host.interface_id(&interface.name);
+            if let (Some(asking), Some(mac)) = (&mut self.asking, self.host.unknown_mac(&interface.name)) {
+                asking.miss(mac);
+            }
             tracing::info!(interface = %interface.name, %id, hook = ?hook, "attached");
             if *hook == Hook::Clsact {
                 tracing::warn!(interface = %interface.name, "no TCX on this kernel: other tools can remove the filters");
@@ -258,9 +266,12 @@ impl Daemon {
     }
 
     /// Puts programs back that somebody else has removed.
-    fn look(&mut self) {
+    fn look(&mut self) -> Result<(), Failure> {
         self.looked = Instant::now();
         self.leftovers.look();
+        if let Some(imds) = self.asking.as_mut().and_then(|asking| asking.poll(Instant::now())) {
+            self.learn(imds)?;
+        }
         let changes = self.capture.mend();
         for interface in &changes.rehooked {
             // Each once in a window.
@@ -271,6 +282,7 @@ impl Daemon {
         for (interface, error) in &changes.failed {
             tracing::error!(interface = %interface.name, %error, "cannot hook again");
         }
+        Ok(())
     }
 
     /// Drains when it is time to, closes the window when it has ended.

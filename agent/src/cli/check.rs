@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{Failure, say, say_json};
 use crate::capture::interfaces::{self, Interface};
 use crate::config::describe::Description;
-use crate::config::{self, Host, Surroundings, policy};
+use crate::config::{self, Host, policy};
 use crate::flow_log::{Destination, FlowLog, Layout};
 use crate::stack::Stack;
 
@@ -67,7 +67,7 @@ struct Permission {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let config = config::load(&args.config, &Surroundings::read()).map_err(|e| Failure::Usage(e.to_string()))?;
+    let config = config::load(&args.config).map_err(|e| Failure::Usage(e.to_string()))?;
     if args.iam_policy {
         return say_json(&policy::document(&config.logs, &config.host.identity));
     }
@@ -152,6 +152,7 @@ fn text(host: &Host, checked: &[Checked], warnings: &[String], colour: bool) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Surroundings;
 
     fn by(object_interval: u32) -> Layout {
         Layout { object_interval, ..Layout::default() }
@@ -179,7 +180,8 @@ mod tests {
         assert_eq!(objects_per_day(60, by(3600)), 24);
         // Not more than said, where windows do not fit.
         for (interval, object_interval) in [(7, 300), (200, 300), (450, 300), (450, 600)] {
-            let (said, expected) = (objects_per_day(interval, by(object_interval)), counted(interval, by(object_interval)));
+            let (said, expected) =
+                (objects_per_day(interval, by(object_interval)), counted(interval, by(object_interval)));
             assert!(said >= expected, "{interval} {object_interval} {expected}");
         }
     }
@@ -191,7 +193,7 @@ mod tests {
         let toml = "[[flow-log]]\nlog-destination-type = \"s3\"\nlog-destination = \"arn:aws:s3:::logs/a\"\n\
                     region = \"eu-west-1\"\ninterfaces = [\"eth*\", \"lo\", \"gone\"]\n";
         std::fs::write(&file, toml).unwrap();
-        let config = config::load(&file, &Surroundings::default()).unwrap();
+        let config = config::read(&file).and_then(|tables| tables.build(&Surroundings::default())).unwrap();
         let interface = |name: &str| Interface {
             index: 1,
             name: name.to_owned(),

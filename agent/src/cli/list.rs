@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{Failure, say, say_json};
 use crate::config::describe::Description;
-use crate::config::{self, Config, Surroundings};
+use crate::config::{self, Config};
 use crate::deliver::{self, status::Status};
 
 #[derive(clap::Args)]
@@ -67,7 +67,7 @@ impl Listed {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let config = config::load(&args.config, &Surroundings::read()).map_err(|e| Failure::Usage(e.to_string()))?;
+    let config = config::load(&args.config).map_err(|e| Failure::Usage(e.to_string()))?;
     let listed = list(&config);
     if args.json {
         return say_json(&BTreeMap::from([("FlowLogs", listed)]));
@@ -126,6 +126,7 @@ fn text(listed: &[Listed], colour: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Surroundings;
 
     #[test]
     fn states_are_found_beside_the_spool() {
@@ -137,7 +138,7 @@ mod tests {
             directory.path().join("state")
         );
         std::fs::write(&file, toml).unwrap();
-        let config = config::load(&file, &Surroundings::default()).unwrap();
+        let config = config::read(&file).and_then(|tables| tables.build(&Surroundings::default())).unwrap();
         let spool = directory.path().join("state/spool").join(&config.logs[1].id);
         std::fs::create_dir_all(&spool).unwrap();
         std::fs::write(spool.join("flow-log.json"), "{}").unwrap();

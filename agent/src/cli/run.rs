@@ -201,12 +201,8 @@ impl Args {
         Ok((!ids.is_empty()).then_some(Value::Table(ids)))
     }
 
-    fn config(&self, surroundings: &Surroundings) -> Result<Config, Failure> {
-        let config = match &self.config {
-            Some(path) => config::load(path, surroundings),
-            None => self.tables()?.build(surroundings),
-        };
-        let mut config = config.map_err(|error| Failure::Usage(error.to_string()))?;
+    fn config(&self, tables: &Tables, surroundings: &Surroundings) -> Result<Config, Failure> {
+        let mut config = tables.build(surroundings).map_err(|error| Failure::Usage(error.to_string()))?;
         // Of the process and not of flow logs, so said beside a file as well.
         let agent = &mut config.agent;
         if let Some(directory) = &self.state_directory {
@@ -221,10 +217,16 @@ impl Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let surroundings = Surroundings::read();
-    let config = args.config(&surroundings)?;
+    let tables = match &args.config {
+        Some(path) => config::read(path).map_err(|error| Failure::Usage(error.to_string()))?,
+        None => args.tables()?,
+    };
+    let state_directory = args.state_directory.clone().unwrap_or_else(|| tables.state_directory());
+    let surroundings = Surroundings::read(&state_directory);
+    let config = args.config(&tables, &surroundings)?;
     let settings = Settings {
         source: args.config.clone().map_or(Source::Flags, Source::File),
+        tables,
         surroundings,
         take_over: args.take_over,
         hold_drain: args.hold_drain,

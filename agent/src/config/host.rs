@@ -31,7 +31,7 @@ pub(crate) struct Host {
 
 impl Host {
     pub(super) fn build(section: &Section, surroundings: &Surroundings) -> Result<Self, ConfigError> {
-        let imds = surroundings.imds.as_ref();
+        let imds = surroundings.metadata.imds();
         let primary = imds.and_then(Imds::primary);
         Ok(Self {
             machine_id: surroundings.machine_id.clone(),
@@ -43,7 +43,7 @@ impl Host {
             vpc_cidrs: networks(section, "vpc-cidrs", imds.map(Imds::vpc_cidrs))?,
             subnet_cidrs: networks(section, "subnet-cidrs", imds.map(Imds::subnet_cidrs))?,
             interface_ids: interface_ids(section)?,
-            imds: surroundings.imds.clone(),
+            imds: imds.cloned(),
         })
     }
 
@@ -51,6 +51,12 @@ impl Host {
     pub(crate) fn interface_id(&self, name: &str) -> String {
         let mac = self.imds.as_ref().and_then(|_| mac::of(name));
         self.interface_id_of(name, mac)
+    }
+
+    /// An address that EC2 may give an id to and that we have none for.
+    pub(crate) fn unknown_mac(&self, name: &str) -> Option<Mac> {
+        let is_known = |mac: &Mac| self.imds.as_ref().is_some_and(|imds| imds.interfaces.contains_key(mac));
+        if self.interface_ids.contains_key(name) { None } else { mac::of(name).filter(|mac| !is_known(mac)) }
     }
 
     pub(super) fn interface_id_of(&self, name: &str, mac: Option<Mac>) -> String {

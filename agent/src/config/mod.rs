@@ -26,6 +26,7 @@ pub(crate) use place::{ConfigError, Place};
 use crate::exclude;
 use crate::flow_log::{CloudWatchLogs, Destination, Endpoint, Firehose, FlowLog, S3};
 use crate::identity::imds::{self, Imds};
+use crate::identity::kept;
 use section::Section;
 
 pub(crate) const DEFAULT_FILE: &str = "/etc/flowlogd/flowlogd.toml";
@@ -69,17 +70,58 @@ pub(crate) struct Surroundings {
     pub(crate) machine_id: String,
     /// Of the environment.
     pub(crate) region: Option<String>,
-    pub(crate) imds: Option<Imds>,
+    pub(crate) metadata: Metadata,
+}
+
+/// What EC2's metadata service says of this host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Metadata {
+    /// Not on EC2, or it is turned off.
+    #[default]
+    NoService,
+    /// It does not answer, and never did: the network is not up yet, or it is out of reach.
+    Silent {
+        why: String,
+    },
+    Known {
+        imds: Imds,
+        is_fresh: bool,
+    },
 }
 
 impl Surroundings {
     /// On EC2 this asks the metadata service; elsewhere it asks nobody.
-    pub(crate) fn read() -> Self {
+    pub(crate) fn read(state_directory: &Path) -> Self {
         let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let machine_id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned();
         Self {
-            machine_id: std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned(),
+            metadata: Metadata::read(state_directory, &machine_id),
+            machine_id,
             region: set("AWS_REGION").or_else(|| set("AWS_DEFAULT_REGION")),
-            imds: imds::probe(),
+        }
+    }
+}
+
+impl Metadata {
+    fn read(state_directory: &Path, machine_id: &str) -> Self {
+        if !imds::is_expected() {
+            return Self::NoService;
+        }
+        // The client reads the endpoint from the environment itself.
+        let why = match imds::fetch(None) {
+            Ok(imds) => return Self::Known { imds, is_fresh: true },
+            Err(error) => error.to_string(),
+        };
+        match kept::read(state_directory, machine_id, imds::instance_id().as_deref()) {
+            Some(imds) => Self::Known { imds, is_fresh: false },
+            None => Self::Silent { why },
+        }
+    }
+
+    pub(crate) fn imds(&self) -> Option<&Imds> {
+        match self {
+            Self::Known { imds, .. } => Some(imds),
+            Self::NoService | Self::Silent { .. } => None,
         }
     }
 }
@@ -143,6 +185,12 @@ impl Tables {
             "agent" => self.agent.set(key, value, place),
             _ => self.logs.iter_mut().for_each(|log| log.set(key, value.clone(), place.clone())),
         }
+    }
+
+    /// What is said of it, whatever the rest says.
+    pub(crate) fn state_directory(&self) -> PathBuf {
+        let said = self.agent.text("state-directory").ok().flatten();
+        said.map_or_else(|| DEFAULT_STATE_DIRECTORY.into(), PathBuf::from)
     }
 
     /// Validates it all. Touches nothing but what a path's permissions are.
@@ -215,9 +263,15 @@ impl Agent {
     }
 }
 
-/// Reads and validates `path` and the flow logs beside it.
-pub(crate) fn load(path: &Path, surroundings: &Surroundings) -> Result<Config, ConfigError> {
-    file::read(path)?.build(surroundings)
+/// Reads `path` and the flow logs beside it.
+pub(crate) fn read(path: &Path) -> Result<Tables, ConfigError> {
+    file::read(path)
+}
+
+/// Reads and validates `path` and the flow logs beside it, as they would be here.
+pub(crate) fn load(path: &Path) -> Result<Config, ConfigError> {
+    let tables = file::read(path)?;
+    tables.build(&Surroundings::read(&tables.state_directory()))
 }
 
 /// Where records go, without how: two flow logs of one resource must differ in it.

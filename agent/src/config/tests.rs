@@ -8,11 +8,16 @@ use super::*;
 use crate::flow_log::{Framing, Layout, TrafficType};
 use crate::format::Format;
 use crate::identity::imds::Interface;
+use crate::identity::mac::Mac;
 
 const STDOUT: &str = "[[flow-log]]\nlog-destination-type = \"stdout\"\n";
 
 fn surroundings() -> Surroundings {
     Surroundings { machine_id: "m".to_owned(), ..Surroundings::default() }
+}
+
+fn read_as_here(path: &Path) -> Result<Config, ConfigError> {
+    read(path)?.build(&surroundings())
 }
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
@@ -369,14 +374,15 @@ fn ec2_fills_what_is_not_configured() {
         region: "eu-west-1".to_owned(),
         az_id: Some("euw1-az2".to_owned()),
         instance_id: "i-00000001".to_owned(),
-        primary: Some([2; 6]),
+        primary: Some(Mac([2; 6])),
         interfaces: [
-            ([1; 6], interface("eni-00000001", "10.0.1.0/24")),
-            ([2; 6], interface("eni-00000002", "10.0.2.0/24")),
+            (Mac([1; 6]), interface("eni-00000001", "10.0.1.0/24")),
+            (Mac([2; 6]), interface("eni-00000002", "10.0.2.0/24")),
         ]
         .into(),
     };
-    let surroundings = Surroundings { imds: Some(imds), ..surroundings() };
+    let metadata = Metadata::Known { imds, is_fresh: true };
+    let surroundings = Surroundings { metadata, ..surroundings() };
     let host = |text: &str| {
         let mut tables = Tables::empty(Path::new("f"));
         file::parse(&mut tables, Path::new("f"), text, true).unwrap();
@@ -386,14 +392,14 @@ fn ec2_fills_what_is_not_configured() {
     assert_eq!((found.identity.account_id.as_str(), found.identity.region.as_str()), ("123456789012", "eu-west-1"));
     assert_eq!((found.vpc_id.as_deref(), found.instance_id.as_deref()), (Some("vpc-00000001"), Some("i-00000001")));
     assert_eq!((found.vpc_cidrs.len(), found.subnet_cidrs.len()), (1, 2));
-    assert_eq!(found.interface_id_of("eth0", Some([1; 6])), "eni-00000001");
-    assert_eq!(found.interface_id_of("eth0", Some([3; 6])), crate::identity::interface_id("m", "eth0"));
+    assert_eq!(found.interface_id_of("eth0", Some(Mac([1; 6]))), "eni-00000001");
+    assert_eq!(found.interface_id_of("eth0", Some(Mac([3; 6]))), crate::identity::interface_id("m", "eth0"));
     let said = "[host]\nregion = \"eu-west-2\"\nvpc-cidrs = []\nvpc-id = \"vpc-00000009\"\n\
                 interface-ids = { eth0 = \"eni-00000009\" }\n";
     let mixed = host(&format!("{said}{STDOUT}"));
     assert_eq!((mixed.identity.account_id.as_str(), mixed.identity.region.as_str()), ("123456789012", "eu-west-2"));
     assert_eq!((mixed.vpc_id.as_deref(), mixed.vpc_cidrs.len()), (Some("vpc-00000009"), 0));
-    assert_eq!(mixed.interface_id_of("eth0", Some([1; 6])), "eni-00000009");
+    assert_eq!(mixed.interface_id_of("eth0", Some(Mac([1; 6]))), "eni-00000009");
 }
 
 #[test]
@@ -425,21 +431,21 @@ fn flow_logs_beside_the_file() {
     let beside = directory.path().join("conf.d");
     fs::create_dir(&beside).unwrap();
     write(&main, "[host]\nregion = \"eu-west-1\"\n", 0o644);
-    let error = load(&main, &surroundings()).unwrap_err().to_string();
+    let error = read_as_here(&main).unwrap_err().to_string();
     assert_eq!(error, format!("{}: no flow log is configured; add a [[flow-log]] table", main.display()));
     write(&beside.join("b.toml"), STDOUT, 0o644);
     write(&beside.join("a.toml"), &format!("{STDOUT}interfaces = [\"a\"]\n"), 0o644);
     write(&beside.join(".a.toml.swp.toml"), "rubbish", 0o644);
     write(&beside.join("a.toml.bak"), "rubbish", 0o644);
-    let config = load(&main, &surroundings()).unwrap();
+    let config = read_as_here(&main).unwrap();
     assert_eq!(config.logs.iter().map(|log| log.selection.globs.len()).collect::<Vec<_>>(), [1, 0]);
     write(&beside.join("c.toml"), "\n[agent]\n", 0o644);
-    let error = load(&main, &surroundings()).unwrap_err().to_string();
+    let error = read_as_here(&main).unwrap_err().to_string();
     let place = beside.join("c.toml");
     let why = "belongs in the file beside conf.d; here are only [[flow-log]] tables";
     assert_eq!(error, format!("{}:2: key agent: {why}", place.display()));
     let missing = directory.path().join("x/flowlogd.toml");
-    let error = load(&missing, &surroundings()).unwrap_err().to_string();
+    let error = read_as_here(&missing).unwrap_err().to_string();
     assert_eq!(error, format!("{}: cannot be read: No such file or directory (os error 2)", missing.display()));
 }
 
@@ -450,23 +456,23 @@ fn secrets_that_others_can_read() {
     let log = "[[flow-log]]\nlog-destination-type = \"s3\"\nlog-destination = \"arn:aws:s3:::logs\"\n";
     let text = format!("{log}endpoint-url = \"https://user:hunter2@host\"\n");
     write(&path, &text, 0o640);
-    let config = load(&path, &surroundings()).unwrap();
+    let config = read_as_here(&path).unwrap();
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     let shown = serde_json::to_string(&describe::Description::of(&config.logs[0], &config.host)).unwrap();
     assert!(shown.contains("https://host") && !shown.contains("hunter2"), "{shown}");
     write(&path, &text, 0o644);
-    let config = load(&path, &surroundings()).unwrap();
+    let config = read_as_here(&path).unwrap();
     let place = path.display();
     let warning = "holds a password that every user of this host can read: chmod o-r";
     assert_eq!(config.warnings, [format!("{place}:4: key flow-log.endpoint-url: {warning} {place}")]);
 
     write(&path, &format!("{log}aws-secret-access-key = \"hunter2\"\n"), 0o644);
-    let error = load(&path, &surroundings()).unwrap_err().to_string();
+    let error = read_as_here(&path).unwrap_err().to_string();
     let why = "credentials do not belong here, use the AWS credential chain: profile, environment, credential_process or \
                instance role; others can read this file: replace them, and chmod o-r";
     assert_eq!(error, format!("{place}:4: key flow-log.aws-secret-access-key: {why} {place}"));
     write(&path, &format!("AWS_SECRET_ACCESS_KEY = \"hunter2\"\n{log}"), 0o600);
-    let error = load(&path, &surroundings()).unwrap_err().to_string();
+    let error = read_as_here(&path).unwrap_err().to_string();
     assert!(error.starts_with(&format!("{place}:1: key AWS_SECRET_ACCESS_KEY: credentials do not")), "{error}");
     assert!(!error.contains("hunter2") && !error.contains("chmod"), "{error}");
 }

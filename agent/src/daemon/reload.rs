@@ -1,11 +1,13 @@
-//! SIGHUP: flow logs come and go; traffic, counters and the other flow logs notice nothing.
+//! SIGHUP, or news of the metadata service: flow logs come and go; traffic, counters and the other flow logs notice nothing.
 //! Always: a configuration that cannot be used is refused whole, and the former one goes on.
 #![forbid(unsafe_code)]
 
 use super::{Daemon, Source, now, slice_seconds, start};
 use crate::cli::Failure;
-use crate::config::Config;
+use crate::config::{self, Config, ConfigError, Metadata};
 use crate::exclude;
+use crate::identity::imds::Imds;
+use crate::identity::{Identity, kept};
 use crate::select::Selection;
 use crate::subscription::Subscription;
 use std::collections::BTreeSet;
@@ -22,7 +24,7 @@ pub(super) struct News {
 
 impl Daemon {
     pub(super) fn reload(&mut self) -> Result<(), Failure> {
-        match self.news() {
+        match self.read() {
             Ok(news) => {
                 self.change(news)?;
                 tracing::info!(flow_logs = self.pipeline.subscriptions.len(), "reloaded");
@@ -35,17 +37,61 @@ impl Daemon {
         }
     }
 
-    fn news(&mut self) -> Result<News, Failure> {
+    /// What the file says now.
+    fn read(&mut self) -> Result<News, Failure> {
         let Source::File(path) = &self.settings.source else {
             return Err(Failure::Usage("the flow log was given by flags".to_owned()));
         };
-        let Config { host, agent, logs, exclusions, .. } = start::load(path, &self.settings.surroundings)?;
-        if host != self.host {
+        let usage = |error: ConfigError| Failure::Usage(error.to_string());
+        let tables = config::read(path).map_err(usage)?;
+        let config = tables.build(&self.settings.surroundings).map_err(usage)?;
+        if config.host != self.host {
             return Err(Failure::Usage(format!("{}: a change of [host] needs a restart", path.display())));
         }
-        if agent.verdicts != self.agent.verdicts {
+        // Not those we run with: flags may have said otherwise.
+        let before = self.settings.tables.build(&self.settings.surroundings).map_err(usage)?;
+        if config.agent != before.agent {
             tracing::warn!("a change of [agent] takes effect at the next start");
         }
+        let news = self.news(config)?;
+        self.settings.tables = tables;
+        Ok(news)
+    }
+
+    /// The metadata service has answered, with something new or for the first time.
+    pub(super) fn learn(&mut self, imds: Imds) -> Result<(), Failure> {
+        let kept = kept::write(&self.agent.state_directory, &self.settings.surroundings.machine_id, &imds);
+        kept.unwrap_or_else(|error| tracing::warn!("cannot keep what the metadata service said: {error}"));
+        let surroundings = &mut self.settings.surroundings;
+        surroundings.metadata = Metadata::Known { imds, is_fresh: true };
+        let config = self.settings.tables.build(surroundings).map_err(|error| Failure::Usage(error.to_string()));
+        let learnt = config.and_then(|config| {
+            if config.host.identity != self.host.identity {
+                let Identity { account_id, region } = &config.host.identity;
+                let what = "this host is another one now, which needs a restart";
+                return Err(Failure::Run(format!("account {account_id}, region {region}: {what}")));
+            }
+            self.host = config.host.clone();
+            self.news(config)
+        });
+        match learnt {
+            Ok(news) => self.change(news)?,
+            Err(failure) => tracing::error!("instance metadata: {failure}"),
+        }
+        // From now on records have the right names; a window under way goes on under them.
+        for named in self.tracked.values_mut() {
+            let id = self.host.interface_id(&named.name);
+            if named.id != id {
+                tracing::info!(interface = %named.name, %id, "known by its id now");
+                named.id = id;
+            }
+        }
+        self.durable.name(&self.tracked);
+        Ok(())
+    }
+
+    fn news(&mut self, config: Config) -> Result<News, Failure> {
+        let Config { logs, exclusions, .. } = config;
         let ids: BTreeSet<String> = logs.iter().map(|log| log.id.clone()).collect();
         let selections = logs.iter().map(|log| log.selection.clone()).collect();
         let is_here = |id: &str| self.pipeline.subscriptions.iter().any(|one| one.log().id == id);

@@ -5,10 +5,12 @@
 use super::reload::News;
 use crate::capture::{self, Hook, PinError, Pins, Sizes, interfaces};
 use crate::cli::Failure;
-use crate::config::{self, Agent, Config, Host, Surroundings};
+use crate::config::{Agent, Config, Host, Metadata, Surroundings, Tables};
 use crate::deliver::{self, Delivery};
 use crate::doctor;
 use crate::flow_log::{Destination, FlowLog};
+use crate::identity::asking::Asking;
+use crate::identity::{Identity, STAND_IN_ACCOUNT_ID, STAND_IN_REGION, kept};
 use crate::pipeline::Pipeline;
 use crate::sink::{Directory, Names};
 use crate::spool::Spool;
@@ -17,6 +19,7 @@ use crate::subscription::Subscription;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Where the configuration is from.
 #[derive(Clone, Debug)]
@@ -29,6 +32,8 @@ pub(crate) enum Source {
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) source: Source,
+    /// What the source says.
+    pub(crate) tables: Tables,
     /// What a reload is read against.
     pub(crate) surroundings: Surroundings,
     /// From an agent that runs.
@@ -60,6 +65,9 @@ pub(crate) fn plan(settings: Settings, config: Config) -> Result<Plan, Failure> 
     {
         return Err(Failure::Usage(format!("invalid value '{name}' for '--interface': no such interface")));
     }
+    if let Metadata::Silent { why } = &settings.surroundings.metadata {
+        is_somebody(why, &config.host)?;
+    }
     let missing = doctor::missing_capabilities();
     if !missing.is_empty() {
         let why = format!("missing {}: run as root, or see flowlogd doctor", missing.join(", "));
@@ -89,6 +97,35 @@ pub(crate) fn plan(settings: Settings, config: Config) -> Result<Plan, Failure> 
     Ok(Plan { settings, agent, host, pipeline, news, lock, pins })
 }
 
+/// On EC2 nobody is made up: what is delivered under another account's name is lost to its readers.
+fn is_somebody(why: &str, host: &Host) -> Result<(), Failure> {
+    let Identity { account_id, region } = &host.identity;
+    if account_id == STAND_IN_ACCOUNT_ID || region == STAND_IN_REGION {
+        let what = "try again when the network is up, or set account-id and region";
+        return Err(Failure::Run(format!("instance metadata: {why}: {what}")));
+    }
+    tracing::warn!("instance metadata: {why}; what is not configured is made up until it answers");
+    Ok(())
+}
+
+/// Keeps what the metadata service said, or asks it again.
+pub(super) fn asking(surroundings: &Surroundings, state_directory: &Path) -> Option<Asking> {
+    let is_silent = match &surroundings.metadata {
+        Metadata::NoService => return None,
+        Metadata::Known { imds, is_fresh: true } => {
+            let written = kept::write(state_directory, &surroundings.machine_id, imds);
+            written.unwrap_or_else(|error| tracing::warn!("cannot keep what the metadata service said: {error}"));
+            false
+        }
+        Metadata::Known { is_fresh: false, .. } => {
+            tracing::info!("instance metadata: no answer yet; goes by the last one");
+            true
+        }
+        Metadata::Silent { .. } => true,
+    };
+    Some(Asking::new(is_silent, Instant::now()))
+}
+
 /// What earlier runs had a spool for. What they counted and could not log is theirs, whatever is configured now.
 fn former_logs(spools: &Path) -> Vec<FlowLog> {
     let mut logs = Vec::new();
@@ -106,11 +143,6 @@ fn former_logs(spools: &Path) -> Vec<FlowLog> {
     }
     logs.sort_by(|a, b| a.id.cmp(&b.id));
     logs
-}
-
-/// Reads a configuration file anew.
-pub(super) fn load(path: &Path, surroundings: &Surroundings) -> Result<Config, Failure> {
-    config::load(path, surroundings).map_err(|error| Failure::Usage(error.to_string()))
 }
 
 /// Opens a flow log's spool and begins to deliver what is in it.

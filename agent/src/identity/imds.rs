@@ -9,7 +9,7 @@ use std::time::Duration;
 use aws_config::imds::client::{Client, error::ImdsError};
 use aws_config::provider_config::ProviderConfig;
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::mac::{self, Mac};
@@ -19,7 +19,7 @@ const PROBE: Duration = Duration::from_secs(1);
 /// For the rest, of a service that has answered.
 const REST: Duration = Duration::from_secs(5);
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Imds {
     pub(crate) account_id: String,
     pub(crate) region: String,
@@ -30,7 +30,7 @@ pub(crate) struct Imds {
     pub(crate) interfaces: BTreeMap<Mac, Interface>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Interface {
     pub(crate) interface_id: String,
     pub(crate) vpc_id: String,
@@ -79,18 +79,19 @@ pub(crate) enum ProbeError {
     Answer { path: String, why: String },
 }
 
-/// None: not on EC2, or the service is turned off, or it does not answer, which is said.
-pub(crate) fn probe() -> Option<Imds> {
+const DMI: &str = "/sys/class/dmi/id";
+
+/// Whether there is somebody to ask: on EC2, unless it is turned off.
+pub(crate) fn is_expected() -> bool {
     let is_set = |name| std::env::var(name).is_ok_and(|value: String| !value.is_empty());
     let disabled = std::env::var("AWS_EC2_METADATA_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true"));
-    let expected = is_set("AWS_EC2_METADATA_SERVICE_ENDPOINT") || on_ec2(Path::new("/sys/class/dmi/id"));
-    if disabled || !expected {
-        return None;
-    }
-    // The client reads the endpoint from the environment itself.
-    fetch(None)
-        .inspect_err(|error| tracing::warn!("instance metadata: {error}; what is not configured is made up"))
-        .ok()
+    !disabled && (is_set("AWS_EC2_METADATA_SERVICE_ENDPOINT") || on_ec2(Path::new(DMI)))
+}
+
+/// As the firmware says it, where it does.
+pub(crate) fn instance_id() -> Option<String> {
+    let tag = std::fs::read_to_string(Path::new(DMI).join("board_asset_tag")).ok()?;
+    Some(tag.trim().to_owned()).filter(|tag| tag.starts_with("i-"))
 }
 
 /// What the firmware says, which any user may read.
@@ -102,7 +103,7 @@ fn on_ec2(dmi: &Path) -> bool {
         || says("bios_version").contains("amazon")
 }
 
-/// `endpoint`: instead of the one that the environment or AWS's configuration name.
+/// Takes [`PROBE`] and [`REST`] at most. `endpoint`: instead of the one that the environment or AWS's configuration name.
 pub(crate) fn fetch(endpoint: Option<&str>) -> Result<Imds, ProbeError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let service = Service::new(endpoint)?;
@@ -305,7 +306,7 @@ mod tests {
             subnet_cidrs: networks(&["10.0.2.0/24", "2001:db8:0:2::/64"]),
         };
         assert_eq!(imds.primary(), Some(&first));
-        assert_eq!(imds.interfaces[&[2, 0, 0, 0, 0, 1]].interface_id, "eni-00000001");
+        assert_eq!(imds.interfaces[&Mac([2, 0, 0, 0, 0, 1])].interface_id, "eni-00000001");
         assert_eq!(imds.vpc_cidrs(), networks(&["10.0.0.0/16", "10.1.0.0/16", "2001:db8::/56"]));
         assert_eq!(imds.subnet_cidrs(), networks(&["10.0.2.0/24", "2001:db8:0:2::/64", "10.1.1.0/24"]));
     }

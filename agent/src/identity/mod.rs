@@ -3,7 +3,9 @@
 //! Always: every value fits AWS's shape, holds no space, `/` or `_`, and is the same for the same input.
 #![forbid(unsafe_code)]
 
+pub(crate) mod asking;
 pub(crate) mod imds;
+pub(crate) mod kept;
 pub(crate) mod mac;
 
 use sha2::{Digest, Sha256};
