@@ -17,9 +17,7 @@ pub use deliver::{DeliverCost, deliver, fill};
 use crate::capture::flow::Drained;
 use crate::emit;
 use crate::encode;
-use crate::flow_log::{
-    CloudWatchLogs, Destination, Endpoint, Firehose, FlowLog, Framing, Layout, S3, TrafficType,
-};
+use crate::flow_log::{CloudWatchLogs, Destination, Endpoint, Firehose, FlowLog, Framing, Layout, S3, TrafficType};
 use crate::format::Format;
 use crate::identity::{self, Identity};
 use crate::journal::format::{self, Entry};

@@ -151,19 +151,19 @@ fn round(stand_in: &StandIn, window: &Window, (name, service): (&str, Service)) 
 type Time<T> = fn(&T) -> Duration;
 type Count<T> = fn(&T) -> f64;
 
-const STAGES: [(&str, Time<Round>); 9] = [
+const STAGES: [(&str, Time<Round>); 7] = [
     ("encode", |round| round.spool.encode),
     ("deflate", |round| round.spool.deflate),
     ("window to durable segment", |round| round.spool.spool),
     ("read the segment once", |round| round.read.read),
     ("inflate it", |round| round.read.inflate),
     ("deliver", |round| round.report.time),
-    ("of it CPU, user", |round| round.report.user),
-    ("of it CPU, kernel", |round| round.report.kernel),
     ("the whole", |round| round.spool.spool + round.report.time),
 ];
 
-const COUNTS: [(&str, Count<Report>); 3] = [
+const COUNTS: [(&str, Count<Report>); 5] = [
+    ("CPU of delivering, user, ms", |report| ms(report.user)),
+    ("CPU of delivering, kernel, ms", |report| ms(report.kernel)),
     ("calls", |report| report.calls as f64),
     ("sent, MiB", |report| mib(report.bytes)),
     ("peak memory, MiB", |report| mib(report.peak_bytes)),
@@ -177,15 +177,15 @@ struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    fn row(&mut self, what: &str, values: &[f64], digits: usize, is_time: bool) {
+    fn row(&mut self, what: &str, values: &[f64], is_stage: bool) {
         let (min, median) = min_median(values);
-        let rate = is_time.then(|| self.records as f64 / median * 1e3);
+        let rate = is_stage.then(|| self.records as f64 / median * 1e3);
         self.table.row(vec![
             Cell::text(self.records.to_string()),
             Cell::text(self.service),
             Cell::text(what),
-            Cell::number(min, digits),
-            Cell::number(median, digits),
+            Cell::number(min, 1),
+            Cell::number(median, 1),
             Cell::number_or_dash(rate, 0),
         ]);
     }
@@ -193,13 +193,13 @@ impl Rows<'_> {
     fn times<T>(&mut self, rounds: &[T], stages: &[(&str, Time<T>)]) {
         for (what, time) in stages {
             let values: Vec<f64> = rounds.iter().map(|round| ms(time(round))).collect();
-            self.row(&format!("{what}, ms"), &values, 1, true);
+            self.row(&format!("{what}, ms"), &values, true);
         }
     }
 
     fn counts(&mut self, reports: &[Report]) {
         for (what, count) in COUNTS {
-            self.row(what, &reports.iter().map(count).collect::<Vec<f64>>(), 1, false);
+            self.row(what, &reports.iter().map(count).collect::<Vec<f64>>(), false);
         }
     }
 }
@@ -232,19 +232,15 @@ fn backlog(stand_in: &StandIn, window: &Window, bytes: u64, rounds: usize, table
         let records = part * window.flows() as u64;
         ensure!(reports.iter().all(|report| report.records == records), "not {records} records: {reports:?}");
         let mut rows = Rows { table: &mut *table, records, service };
-        let stages: [(&str, Time<Report>); 3] = [
-            ("deliver", |report| report.time),
-            ("of it CPU, user", |report| report.user),
-            ("of it CPU, kernel", |report| report.kernel),
-        ];
-        rows.times(&reports, &stages);
+        rows.times(&reports, &[("deliver", |report| report.time)]);
         rows.counts(&reports);
     }
     Ok(())
 }
 
 pub(crate) fn run(settings: &Settings) -> Result<Table> {
-    let (flows, full, rounds): (u32, u64, usize) = if settings.quick { (100_000, 256 << 20, 1) } else { (1_000_000, 1 << 30, 5) };
+    let (flows, full, rounds): (u32, u64, usize) =
+        if settings.quick { (100_000, 256 << 20, 1) } else { (1_000_000, 1 << 30, 5) };
     let title = "deliver: from a window on one core to a service that keeps nothing, and a tenth of a full spool and all \
                  of it; peak memory: of the process that delivers";
     let mut table = Table::new(title, &["records", "service", "what", "min", "median", "records/s"]);

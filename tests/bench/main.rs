@@ -43,7 +43,9 @@ fn settings() -> Result<Option<Settings>> {
             "--quick" => settings.quick = true,
             "-h" | "--help" => return Ok(None),
             "--peers" => settings.only.push("peers".to_owned()),
-            "packet" | "drain" | "journal" | "spool" | "deliver" | "flood" | "drops" | "accepted" => settings.only.push(argument),
+            "packet" | "drain" | "journal" | "spool" | "deliver" | "flood" | "drops" | "accepted" => {
+                settings.only.push(argument)
+            }
             _ => bail!("unknown argument '{argument}'\n{HELP}"),
         }
     }

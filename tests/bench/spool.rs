@@ -70,7 +70,8 @@ fn round(window: &Window) -> Result<Round> {
     let [slots_root, interfaces_root, target] = [tempfile::tempdir()?, tempfile::tempdir()?, tempfile::tempdir()?];
     let resident = machine::resident_bytes()?;
     let (slots, of_slots) = with_peak(|| bench::spool(window, Service::S3, slots_root.path()))?;
-    let (interfaces, of_interfaces) = with_peak(|| bench::spool(window, Service::CloudWatchLogs, interfaces_root.path()))?;
+    let (interfaces, of_interfaces) =
+        with_peak(|| bench::spool(window, Service::CloudWatchLogs, interfaces_root.path()))?;
     let read = bench::read(slots_root.path())?;
     let (objects, of_objects) = with_peak(|| bench::objects(slots_root.path(), target.path()))?;
     Ok(Round { slots, interfaces, read, objects, resident, peaks: [of_slots, of_interfaces, of_objects] })
