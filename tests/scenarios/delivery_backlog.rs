@@ -49,7 +49,7 @@ fn segments(state: &Path) -> Result<Vec<PathBuf>> {
 fn multiply(state: &Path, bytes: u64) -> Result<u64> {
     let paths = segments(state)?;
     let size = paths.iter().map(|path| Ok(fs::metadata(path)?.len())).sum::<Result<u64>>()?;
-    let number = |path: &Path| Some(path.file_stem()?.to_str()?.parse::<u64>().ok()?);
+    let number = |path: &Path| path.file_stem()?.to_str()?.parse::<u64>().ok();
     let mut newest = paths.last().and_then(|path| number(path)).context("no segment")?;
     let times = bytes.div_ceil(size);
     for path in (1..times).flat_map(|_| &paths) {
