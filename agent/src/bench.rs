@@ -2,6 +2,8 @@
 //! Must not do anything that the agent does not do.
 #![forbid(unsafe_code)]
 
+mod deliver;
+
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::path::Path;
@@ -10,10 +12,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
+pub use deliver::{DeliverCost, deliver, fill};
+
 use crate::capture::flow::Drained;
 use crate::emit;
 use crate::encode;
-use crate::flow_log::{CloudWatchLogs, Destination, Endpoint, FlowLog, Layout, TrafficType};
+use crate::flow_log::{CloudWatchLogs, Destination, Endpoint, Firehose, FlowLog, Framing, Layout, S3, TrafficType};
 use crate::format::Format;
 use crate::identity::{self, Identity};
 use crate::journal::format::{self, Entry};
@@ -47,11 +51,11 @@ impl Window {
         self.closed.flows.len()
     }
 
-    fn batch(&self) -> Batch<'_> {
+    fn batch(&self, number: u64) -> Batch<'_> {
         let Closed { start, end, ref flows, .. } = self.closed;
         let account_id = identity::STAND_IN_ACCOUNT_ID;
         let (traffic_type, interface_ids) = (TrafficType::All, &self.interface_ids);
-        Batch { account_id, number: 0, start, end, traffic_type, flows, statuses: &[], interface_ids }
+        Batch { account_id, number, start, end, traffic_type, flows, statuses: &[], interface_ids }
     }
 }
 
@@ -64,7 +68,7 @@ pub fn format_v2(window: &Window, out: &mut Vec<u8>) -> usize {
 
 fn for_each_block(window: &Window, out: &mut Vec<u8>, mut take: impl FnMut(&[u8])) {
     let format = Format::default();
-    for record in window.batch().records() {
+    for record in window.batch(0).records() {
         encode::append(&format, &record, out);
         if out.len() >= emit::BLOCK_BYTES {
             take(out);
@@ -75,13 +79,12 @@ fn for_each_block(window: &Window, out: &mut Vec<u8>, mut take: impl FnMut(&[u8]
     out.clear();
 }
 
-/// How blocks are made.
+/// Whose blocks are made, and who takes them.
 #[derive(Clone, Copy, Debug)]
-pub enum Blocks {
-    /// Of S3 and directories.
-    Slots,
-    /// Of CloudWatch Logs, in order of time.
-    Interfaces,
+pub enum Service {
+    S3,
+    CloudWatchLogs,
+    Firehose,
 }
 
 /// What a window took on its way to the disk, and to objects. Each step alone but the last of each.
@@ -96,7 +99,7 @@ pub struct SpoolCost {
 }
 
 /// Spools a window into `root`.
-pub fn spool(window: &Window, blocks: Blocks, root: &Path) -> anyhow::Result<SpoolCost> {
+pub fn spool(window: &Window, service: Service, root: &Path) -> anyhow::Result<SpoolCost> {
     let mut deflate = Duration::ZERO;
     let (mut deflater, mut scratch) = (Deflate::new(), Vec::new());
     let start = Instant::now();
@@ -109,23 +112,33 @@ pub fn spool(window: &Window, blocks: Blocks, root: &Path) -> anyhow::Result<Spo
     let encode = start.elapsed() - deflate;
 
     let spool = Spool::open(root, u64::MAX)?;
-    let log = flow_log(blocks);
+    let log = flow_log(service, None);
     let start = Instant::now();
-    let records = emit::spool(&log, &window.batch(), &spool)?;
+    let records = emit::spool(&log, &window.batch(0), &spool)?;
     let spooled = start.elapsed();
     ensure!(records == window.flows() as u64, "{records} records of {} flows", window.flows());
     let Segment { bytes: segment_bytes, text_bytes, .. } = *spool.segments().last().context("no segment")?;
     Ok(SpoolCost { encode, deflate, spool: spooled, text_bytes, segment_bytes })
 }
 
-fn flow_log(blocks: Blocks) -> FlowLog {
-    let destination = match blocks {
-        Blocks::Slots => Destination::Directory { root: "/".into(), layout: Layout::default() },
-        Blocks::Interfaces => Destination::CloudWatchLogs(CloudWatchLogs {
-            group: String::new(),
-            retention_days: None,
-            endpoint: Endpoint::default(),
+/// `url`: of the service's stand-in.
+fn flow_log(service: Service, url: Option<&str>) -> FlowLog {
+    let region = "us-east-1".to_owned();
+    let endpoint = Endpoint { region, url: url.map(str::to_owned), path_style: true, profile: None };
+    let name = "bench".to_owned();
+    let destination = match service {
+        Service::S3 => Destination::S3(S3 {
+            bucket: name,
+            folder: String::new(),
+            layout: Layout { object_interval: 300, ..Layout::default() },
+            kms_key: None,
+            bucket_owner_full_control: false,
+            endpoint,
         }),
+        Service::CloudWatchLogs => {
+            Destination::CloudWatchLogs(CloudWatchLogs { group: name, retention_days: None, endpoint })
+        }
+        Service::Firehose => Destination::Firehose(Firehose { stream: name, framing: Framing::default(), endpoint }),
     };
     FlowLog {
         id: identity::flow_log_id(&["bench"]),
@@ -139,11 +152,33 @@ fn flow_log(blocks: Blocks) -> FlowLog {
     }
 }
 
+/// What the blocks of a spool take before anything is done with them.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadCost {
+    /// Read and check every one.
+    pub read: Duration,
+    /// Inflate it, for who takes lines.
+    pub inflate: Duration,
+}
+
+/// Reads what is in the spool in `root`.
+pub fn read(root: &Path) -> anyhow::Result<ReadCost> {
+    let spool = Spool::open(root, u64::MAX)?;
+    let (start, mut inflate) = (Instant::now(), Duration::ZERO);
+    for segment in spool.segments() {
+        for block in spool.read(segment.id)? {
+            let block = block?;
+            let start = Instant::now();
+            black_box(block.text()?);
+            inflate += start.elapsed();
+        }
+    }
+    Ok(ReadCost { read: start.elapsed() - inflate, inflate })
+}
+
 /// What it took to make objects of a spool.
 #[derive(Clone, Copy, Debug)]
 pub struct ObjectsCost {
-    /// Read and check every block.
-    pub read: Duration,
     /// From the spool to objects that are synced.
     pub publish: Duration,
     pub objects: u64,
@@ -153,15 +188,7 @@ pub struct ObjectsCost {
 /// Publishes what is in the spool in `root` as objects below `target`.
 pub fn objects(root: &Path, target: &Path) -> anyhow::Result<ObjectsCost> {
     let spool = Arc::new(Spool::open(root, u64::MAX)?);
-    let start = Instant::now();
-    for segment in spool.segments() {
-        for block in spool.read(segment.id)? {
-            black_box(block?);
-        }
-    }
-    let read = start.elapsed();
-
-    let log = flow_log(Blocks::Slots);
+    let log = flow_log(Service::S3, None);
     let names = Names::new(Identity::new(None, None)?, &log.id, "", Layout::default());
     let store = Store::Directory(Directory::create(target.to_owned(), &names)?);
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
@@ -172,7 +199,7 @@ pub fn objects(root: &Path, target: &Path) -> anyhow::Result<ObjectsCost> {
     }
     let publish = start.elapsed();
     let Delivered { calls, bytes, .. } = objects.delivered();
-    Ok(ObjectsCost { read, publish, objects: calls, bytes })
+    Ok(ObjectsCost { publish, objects: calls, bytes })
 }
 
 /// What the journal took for one drain.

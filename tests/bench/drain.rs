@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
-use flowlogd::bench::{self, Blocks};
+use flowlogd::bench::{self, Service};
 use flowlogd::capture::flow::Drained;
 use flowlogd::capture::{Capture, DrainTimes, Offload, Sizes};
 
@@ -70,7 +70,7 @@ fn round(capture: &mut Capture, flows: u32) -> Result<[Duration; 7]> {
     let format = start.elapsed();
     ensure!(bytes > window.flows() * 60, "{bytes} bytes of text for {} flows", window.flows());
     let root = tempfile::tempdir()?;
-    let spool = bench::spool(&window, Blocks::Slots, root.path())?.spool;
+    let spool = bench::spool(&window, Service::S3, root.path())?.spool;
     let sum = times.read + close + format;
     Ok([times.swap, times.read, times.clear, close, format, sum, spool])
 }

@@ -4,6 +4,7 @@
 //! agent's. Results are also written below `tests/bench/runs`.
 
 mod accepted;
+mod deliver;
 mod drain;
 mod drops;
 mod flood;
@@ -24,8 +25,8 @@ use flowlogd::capture::Sizes;
 use flowlogd::capture::flow::Drained;
 use flowlogd_tests::netns;
 
-const HELP: &str = "Usage: cargo xtask bench [--peers] [-- [--quick] [packet] [drain] [journal] [spool] [flood] [drops] [accepted]]\n\
-     Measures these seven unless some are named. --quick: fewer rounds and flows, half a minute.\n\
+const HELP: &str = "Usage: cargo xtask bench [--peers] [-- [--quick] [packet] [drain] [journal] [spool] [deliver] [flood] [drops] [accepted]]\n\
+     Measures these eight unless some are named. --quick: fewer rounds and flows, a minute.\n\
      --peers: measures flowlogd, softflowd and pmacctd under the same flood, two minutes; the others only if named.";
 
 /// What to measure and how long.
@@ -42,7 +43,9 @@ fn settings() -> Result<Option<Settings>> {
             "--quick" => settings.quick = true,
             "-h" | "--help" => return Ok(None),
             "--peers" => settings.only.push("peers".to_owned()),
-            "packet" | "drain" | "journal" | "spool" | "flood" | "drops" | "accepted" => settings.only.push(argument),
+            "packet" | "drain" | "journal" | "spool" | "deliver" | "flood" | "drops" | "accepted" => {
+                settings.only.push(argument)
+            }
             _ => bail!("unknown argument '{argument}'\n{HELP}"),
         }
     }
@@ -94,6 +97,9 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
+    if let Some(order) = deliver::Order::of_this_process()? {
+        return order.carry_out();
+    }
     let Some(settings) = settings()? else {
         println!("{HELP}");
         return Ok(());
@@ -103,11 +109,12 @@ fn run() -> Result<()> {
     println!("{machine_line}\n");
     let mut text = format!("# {machine_line}\n");
     type Part = fn(&Settings) -> Result<report::Table>;
-    let parts: [(&str, Part); 8] = [
+    let parts: [(&str, Part); 9] = [
         ("packet", packet::run),
         ("drain", drain::run),
         ("journal", journal::run),
         ("spool", spool::run),
+        ("deliver", deliver::run),
         ("flood", flood::run),
         ("drops", drops::run),
         ("accepted", accepted::run),

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use flowlogd::bench::{self, Blocks, ObjectsCost, SpoolCost, Window};
+use flowlogd::bench::{self, ObjectsCost, ReadCost, Service, SpoolCost, Window};
 use flowlogd::capture::flow::{Direction, Drained, Flow, FlowKey, InterfaceTotals, Total, Verdict};
 
 use crate::report::{Cell, Table};
@@ -12,7 +12,7 @@ use crate::{Settings, machine, min_median};
 const INTERFACES: u32 = 4;
 
 /// Of a server: some addresses of its own, many clients, ports and counters that hardly repeat.
-fn window(flows: u32) -> Result<Window> {
+pub(crate) fn window(flows: u32) -> Result<Window> {
     let end = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs().cast_signed() / 300 * 300 - 1;
     let mut random = 1u64;
     let mut below = |limit: u64| {
@@ -55,6 +55,7 @@ fn window(flows: u32) -> Result<Window> {
 struct Round {
     slots: SpoolCost,
     interfaces: SpoolCost,
+    read: ReadCost,
     objects: ObjectsCost,
     resident: u64,
     peaks: [u64; 3],
@@ -68,19 +69,21 @@ fn with_peak<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, u64)> {
 fn round(window: &Window) -> Result<Round> {
     let [slots_root, interfaces_root, target] = [tempfile::tempdir()?, tempfile::tempdir()?, tempfile::tempdir()?];
     let resident = machine::resident_bytes()?;
-    let (slots, of_slots) = with_peak(|| bench::spool(window, Blocks::Slots, slots_root.path()))?;
-    let (interfaces, of_interfaces) = with_peak(|| bench::spool(window, Blocks::Interfaces, interfaces_root.path()))?;
+    let (slots, of_slots) = with_peak(|| bench::spool(window, Service::S3, slots_root.path()))?;
+    let (interfaces, of_interfaces) =
+        with_peak(|| bench::spool(window, Service::CloudWatchLogs, interfaces_root.path()))?;
+    let read = bench::read(slots_root.path())?;
     let (objects, of_objects) = with_peak(|| bench::objects(slots_root.path(), target.path()))?;
-    Ok(Round { slots, interfaces, objects, resident, peaks: [of_slots, of_interfaces, of_objects] })
+    Ok(Round { slots, interfaces, read, objects, resident, peaks: [of_slots, of_interfaces, of_objects] })
 }
 
 type Value = fn(&Round) -> f64;
 
-fn ms(time: Duration) -> f64 {
+pub(crate) fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-fn mib(bytes: u64) -> f64 {
+pub(crate) fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
@@ -89,7 +92,7 @@ const ROWS: [(&str, Value); 10] = [
     ("deflate, ms", |round| ms(round.slots.deflate)),
     ("window to durable segment, ms", |round| ms(round.slots.spool)),
     ("the same for CloudWatch Logs, ms", |round| ms(round.interfaces.spool)),
-    ("read the segment, ms", |round| ms(round.objects.read)),
+    ("read the segment, ms", |round| ms(round.read.read)),
     ("segment to synced objects, ms", |round| ms(round.objects.publish)),
     ("text, MiB", |round| mib(round.slots.text_bytes)),
     ("segment, MiB", |round| mib(round.slots.segment_bytes)),
