@@ -27,6 +27,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 mod leftover;
 mod recover;
 mod reload;
+mod room;
 mod start;
 
 use leftover::Leftovers;
@@ -156,9 +157,12 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     }
     let report = daemon.capture.drop_report().ok().flatten();
     daemon.capture.close();
+    let deadline = Instant::now() + daemon.agent.shutdown;
+    let room = daemon.make_room(deadline);
     let said = daemon.said(report.as_ref());
-    let fatal = daemon.finish_deliveries();
+    let fatal = daemon.finish_deliveries(deadline);
     say_ended("stopped", &said, report);
+    room?;
     fatal.map_or(Ok(()), |fault| Err(Failure::Run(fault)))
 }
 
@@ -441,8 +445,7 @@ impl Daemon {
     }
 
     /// Delivers what there is time for, all at once. Returns why nobody reads it, if so.
-    fn finish_deliveries(self) -> Option<String> {
-        let deadline = Instant::now() + self.agent.shutdown;
+    fn finish_deliveries(self, deadline: Instant) -> Option<String> {
         let mut fatal = None;
         std::thread::scope(|scope| {
             for leftover in self.leftovers.into_deliveries() {

@@ -223,8 +223,23 @@ impl Pipeline {
             let taken = subscription.take(slice);
             settle(&mut self.held, taken, &mut summary);
         }
-        summary.waiting = self.subscriptions.iter().map(Subscription::waiting).sum();
+        summary.waiting = self.waiting();
         summary
+    }
+
+    /// Spools what waits for room, as far as there is some now.
+    pub(crate) fn try_again(&mut self) -> Summary {
+        let mut summary = Summary::default();
+        for subscription in &mut self.subscriptions {
+            settle(&mut self.held, subscription.try_again(), &mut summary);
+        }
+        summary.waiting = self.waiting();
+        summary
+    }
+
+    /// Windows that could not be spooled.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.subscriptions.iter().map(Subscription::waiting).sum()
     }
 
     /// From the next slice on.

@@ -99,6 +99,23 @@ impl Subscription {
         self.waiting.len() as u64
     }
 
+    /// Spools what waits, as far as there is room now.
+    pub(crate) fn try_again(&mut self) -> Taken {
+        let mut taken = Taken::default();
+        self.retry(&mut taken);
+        taken
+    }
+
+    /// Records that wait to be spooled.
+    pub(crate) fn waiting_records(&self) -> u64 {
+        self.waiting.iter().map(records).sum()
+    }
+
+    /// Those of them that no journal has.
+    pub(crate) fn only_in_memory(&self) -> u64 {
+        self.waiting.iter().filter(|(ended, _)| ended.files.is_empty()).map(records).sum()
+    }
+
     /// Slices of these numbers will be replayed, oldest first. Slices are forgotten in order: if the newest spooled window
     /// is none of them, all came after it.
     pub(crate) fn expect_replay(&mut self, numbers: &[u64]) {
@@ -181,18 +198,18 @@ impl Subscription {
     /// Memory is bounded: only when the bound is passed is the oldest given up, and that is counted.
     fn bound(&mut self, taken: &mut Taken) {
         while self.waiting.iter().map(|(_, flows)| flows.len()).sum::<usize>() > WAITING_FLOWS_MAX {
-            let Some((ended, flows)) = self.waiting.pop_front() else { break };
-            taken.lost_records += (flows.len() + ended.statuses.len()) as u64;
-            taken.released.extend(ended.files);
+            let Some(oldest) = self.waiting.pop_front() else { break };
+            taken.lost_records += records(&oldest);
+            taken.released.extend(oldest.0.files);
         }
     }
 
     /// What could not be spooled is lost with the flow log.
     pub(crate) fn give_up(&mut self) -> Taken {
         let mut taken = Taken::default();
-        for (ended, flows) in self.waiting.drain(..) {
-            taken.lost_records += (flows.len() + ended.statuses.len()) as u64;
-            taken.released.extend(ended.files);
+        for window in self.waiting.drain(..) {
+            taken.lost_records += records(&window);
+            taken.released.extend(window.0.files);
         }
         taken
     }
@@ -212,6 +229,10 @@ impl Subscription {
         self.delivery.iter().for_each(Delivery::wake);
         Ok(records)
     }
+}
+
+fn records((ended, flows): &(Ended, Vec<Flow>)) -> u64 {
+    (flows.len() + ended.statuses.len()) as u64
 }
 
 /// Flows of the flow log's traffic type and interfaces.

@@ -13,6 +13,7 @@ use flowlogd_tests::small_disk::SmallDisk;
 use flowlogd_tests::steady::Steady;
 use flowlogd_tests::traffic::{self, Sink};
 use flowlogd_tests::wait_for;
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 /// More than a window's datagrams of a flow.
@@ -43,6 +44,59 @@ fn a_full_disk() -> Result<()> {
     // The kernel counts on meanwhile: nothing had to be given up.
     stopped.expect_nothing_lost()?;
     sent.expect_each_once(&delivery::objects_in(&moto, FOLDER)?)
+}
+
+/// The spool takes what is left of the disk while S3 is away; what S3 then takes makes room for what waits in memory.
+#[test]
+fn delivery_makes_room() -> Result<()> {
+    let pair = Pair::new()?;
+    let moto = delivery::moto(&pair.a)?;
+    let proxy = Proxy::start(&pair.a, 4000, moto.address)?;
+    let disk = SmallDisk::new(4096)?;
+    let config = ConfigFile::new(&[delivery::s3_by_window(&proxy.url())])?;
+    let agent = Agent::start(&pair.a, &config.options().state_in(disk.path()))?;
+    let traffic = Steady::start(&pair)?;
+    proxy.set(Mode::Down)?;
+    traffic.wait(6 * WINDOW)?;
+    disk.fill()?;
+    agent.wait_said("not spooled, waits in memory")?;
+    traffic.wait(2 * WINDOW)?;
+    proxy.set(Mode::Pass)?;
+    agent.wait_said("the spool can be written again")?;
+    let sent = traffic.stop()?;
+    agent.stop()?.expect_nothing_lost()?;
+    sent.expect_each_once(&delivery::objects_in(&moto, FOLDER)?)
+}
+
+/// Neither spool nor journal have room, and the agent is to stop: what is lost with it is counted.
+#[test]
+fn a_stop_on_a_full_disk() -> Result<()> {
+    let pair = Pair::new()?;
+    let moto = delivery::moto(&pair.a)?;
+    let disk = SmallDisk::new(4096)?;
+    let config = ConfigFile::new(&[])?;
+    let logs = [delivery::s3_by_window(&format!("http://{}", moto.address))];
+    config.write_with("[agent]\nshutdown-seconds = 2\n", &logs)?;
+    let options = config.options().state_in(disk.path());
+    let agent = Agent::start(&pair.a, &options)?;
+    let traffic = Steady::start(&pair)?;
+    disk.fill()?;
+    agent.wait_said("not spooled, waits in memory")?;
+    traffic.wait(3 * WINDOW)?;
+    traffic.stop()?;
+    agent.signal(Signal::SIGTERM)?;
+    let (code, said) = agent.wait_exit()?;
+    let lost =
+        said.iter().filter_map(|line| line.strip_prefix("flowlogd: lost up to ")?.split(' ').next()?.parse().ok());
+    let lost: Vec<u64> = lost.collect();
+    ensure!(code == Some(1) && lost.len() == 1 && lost[0] >= 3, "{code:?} {said:?}");
+    // Nothing that is left is in the way of the next one.
+    disk.clear()?;
+    let agent = Agent::start(&pair.a, &options)?;
+    let traffic = Steady::start(&pair)?;
+    traffic.wait(WINDOW)?;
+    traffic.stop()?;
+    agent.stop()?.expect_nothing_lost()
 }
 
 fn lines(objects: &[Vec<Record>]) -> BTreeSet<String> {

@@ -395,6 +395,13 @@ impl Agent {
         Ok(Stopped { records: self.records()?, stderr, stdout: snapshot(&self.stdout.0), summary })
     }
 
+    /// Waits until it ends: its exit code, and all that it said.
+    pub fn wait_exit(mut self) -> Result<(Option<i32>, Vec<String>)> {
+        let status = wait_exit(&mut self.child, STOP_LIMIT)?;
+        wait_for("end of the agent's log", STOP_LIMIT, || Ok(self.stderr.1.is_finished().then_some(())))?;
+        Ok((status.code(), self.said()))
+    }
+
     /// Waits until it is killed by itself.
     pub fn wait_killed(mut self) -> Result<()> {
         let status = wait_exit(&mut self.child, STOP_LIMIT)?;
