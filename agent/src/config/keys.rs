@@ -76,7 +76,15 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
     ("exclusions", &["log-excluded"]),
     (
         "agent",
-        &["state-directory", "bpf-directory", "no-verdicts", "flow-table-slots", "overflow-slots", "shutdown-seconds"],
+        &[
+            "state-directory",
+            "bpf-directory",
+            "socket",
+            "no-verdicts",
+            "flow-table-slots",
+            "overflow-slots",
+            "shutdown-seconds",
+        ],
     ),
 ];
 

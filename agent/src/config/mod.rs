@@ -55,6 +55,8 @@ pub(crate) struct Agent {
     pub(crate) state_directory: PathBuf,
     /// `None`: the usual one, if it can be used.
     pub(crate) bpf_directory: Option<PathBuf>,
+    /// Where the agent is asked. `None`: the usual place, if it can be used.
+    pub(crate) socket: Option<PathBuf>,
     /// Ask the kernel for its verdicts.
     pub(crate) verdicts: bool,
     pub(crate) flow_table_slots: Option<u32>,
@@ -207,6 +209,7 @@ impl Agent {
         Ok(Self {
             state_directory: path("state-directory")?.unwrap_or_else(|| DEFAULT_STATE_DIRECTORY.into()),
             bpf_directory: path("bpf-directory")?,
+            socket: path("socket")?,
             verdicts: !section.flag("no-verdicts")?,
             flow_table_slots: section.within("flow-table-slots", 8, SLOTS_MAX)?,
             overflow_slots: section.within("overflow-slots", 1, SLOTS_MAX)?,

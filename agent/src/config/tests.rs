@@ -45,6 +45,7 @@ fn defaults() {
     let expected = Agent {
         state_directory: "/var/lib/flowlogd".into(),
         bpf_directory: None,
+        socket: None,
         verdicts: true,
         flow_table_slots: None,
         overflow_slots: None,
@@ -490,7 +491,14 @@ fn the_example_is_valid() {
     let whole = parse(&taken_in()).unwrap();
     assert_eq!(whole.logs.len(), 4);
     assert_eq!(whole.logs[0].spool_bytes_max, parse(EXAMPLE).unwrap().logs[0].spool_bytes_max);
-    assert_eq!(whole.agent, Agent { bpf_directory: Some("/sys/fs/bpf/flowlogd".into()), ..whole.agent.clone() });
+    assert_eq!(
+        whole.agent,
+        Agent {
+            socket: Some("/run/flowlogd/flowlogd.sock".into()),
+            bpf_directory: Some("/sys/fs/bpf/flowlogd".into()),
+            ..whole.agent.clone()
+        }
+    );
 }
 
 #[test]
