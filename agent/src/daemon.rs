@@ -467,7 +467,8 @@ impl Daemon {
     /// Where this agent can be asked.
     fn places(&self) -> Places {
         let socket = self.agent.socket.clone();
-        Places { socket: socket.or_else(|| socket::usable_default(&self.agent.state_directory)) }
+        let socket = socket.or_else(|| socket::usable_default(&self.agent.state_directory));
+        Places { socket, metrics: self.agent.metrics.clone() }
     }
 
     fn say_ready(&self, sizes: &Sizes) {

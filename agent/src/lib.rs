@@ -19,6 +19,7 @@ mod flow_log;
 mod format;
 mod identity;
 mod journal;
+mod metrics;
 mod pipeline;
 mod record;
 mod register;

@@ -86,6 +86,7 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
             "shutdown-seconds",
         ],
     ),
+    ("metrics", &["listen", "textfile"]),
 ];
 
 /// What people bring along from AWS, and what there is instead.

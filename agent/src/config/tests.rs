@@ -50,6 +50,7 @@ fn defaults() {
         flow_table_slots: None,
         overflow_slots: None,
         shutdown: Duration::from_secs(30),
+        metrics: Metrics::default(),
     };
     assert_eq!(config.agent, expected);
     assert_eq!(config.host.identity.account_id, "000000000000");
@@ -506,9 +507,13 @@ fn the_example_has_every_key() {
     let path = Path::new("flowlogd.toml");
     let mut tables = Tables::empty(path);
     file::parse(&mut tables, path, &taken_in(), true).unwrap();
-    for (name, section) in
-        [("host", &tables.host), ("spool", &tables.spool), ("exclusions", &tables.exclusions), ("agent", &tables.agent)]
-    {
+    for (name, section) in [
+        ("host", &tables.host),
+        ("spool", &tables.spool),
+        ("exclusions", &tables.exclusions),
+        ("agent", &tables.agent),
+        ("metrics", &tables.metrics),
+    ] {
         for key in keys::of(name) {
             assert!(section.has(key), "{name}.{key}");
         }

@@ -17,6 +17,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Daemon;
+use super::door::Offer;
+use crate::metrics;
 use crate::status::Snapshot;
 
 /// From the first byte of a question to the last of its answer.
@@ -27,11 +29,13 @@ const BUFFER_BYTES: usize = 8192;
 const HEADERS: usize = 32;
 
 const JSON: &str = "application/json";
+/// For people who look around.
+const PATHS: &str = "/v1/status and /metrics";
 
-pub(super) async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, daemon: Daemon) {
+pub(super) async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, offer: Offer, daemon: Daemon) {
     let answer = |request| {
         let daemon = daemon.clone();
-        async move { Ok::<_, Infallible>(answer(&request, &daemon).await) }
+        async move { Ok::<_, Infallible>(answer(&request, offer, &daemon).await) }
     };
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT).keep_alive(false);
@@ -42,19 +46,23 @@ pub(super) async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, daemon: D
     }
 }
 
-async fn answer(request: &Request<Incoming>, daemon: &Daemon) -> Response<Full<Bytes>> {
+async fn answer(request: &Request<Incoming>, offer: Offer, daemon: &Daemon) -> Response<Full<Bytes>> {
     if request.method() != Method::GET {
         let mut refused = error(StatusCode::METHOD_NOT_ALLOWED, "only GET");
         refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
         return refused;
     }
-    match request.uri().path() {
-        "/v1/status" => match snapshot(daemon).await {
-            Ok(snapshot) => json(&*snapshot),
-            Err(refused) => refused,
-        },
-        path => error(StatusCode::NOT_FOUND, &format!("there is no {path}; there is /v1/status")),
+    let refuse = |refused| refused;
+    match (request.uri().path(), offer) {
+        ("/metrics", _) => snapshot(daemon).await.map_or_else(refuse, |it| metrics(&it)),
+        ("/v1/status", Offer::All) => snapshot(daemon).await.map_or_else(refuse, |it| json(&*it)),
+        (path, Offer::All) => error(StatusCode::NOT_FOUND, &format!("there is no {path}; there are {PATHS}")),
+        (path, Offer::Metrics) => error(StatusCode::NOT_FOUND, &format!("there is no {path}; there is /metrics")),
     }
+}
+
+fn metrics(snapshot: &Snapshot) -> Response<Full<Bytes>> {
+    response(StatusCode::OK, metrics::CONTENT_TYPE, metrics::text(snapshot))
 }
 
 async fn snapshot(daemon: &Daemon) -> Result<Arc<Snapshot>, Response<Full<Bytes>>> {

@@ -1,14 +1,17 @@
-//! The agent's window: a thread that answers HTTP on a Unix socket, read-only, with what the daemon's thread tells it.
+//! The agent's window: a thread that answers HTTP, read-only, with what the daemon's thread tells it, and that writes the
+//! file for node_exporter.
 //! Must not know what is in a snapshot nor how it is found.
 //! Always: the daemon's thread never waits for a client; nothing is computed and no thread wakes when nobody asks; a
 //! place that cannot be opened is said once, and the agent runs on.
 #![forbid(unsafe_code)]
 
 pub(crate) mod client;
+mod door;
 mod http;
 pub(crate) mod socket;
 #[cfg(test)]
 mod tests;
+mod textfile;
 
 use std::io;
 use std::path::PathBuf;
@@ -16,14 +19,14 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use nix::sys::signal::SigSet;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
+use crate::config::Metrics;
 use crate::status::Snapshot;
-use socket::Bound;
+use door::{Door, Offer};
 
-/// As many clients at a time; others wait in the kernel's queue.
-const CONNECTIONS: usize = 16;
 /// Questions that may wait for the daemon. A loop that stands must not collect them.
 const ASKS: usize = 64;
 /// The daemon looks every 50 ms, and a drain of a large table on a busy host takes a second.
@@ -68,9 +71,10 @@ impl Daemon {
 pub(crate) struct Places {
     /// None: nowhere.
     pub(crate) socket: Option<PathBuf>,
+    pub(crate) metrics: Metrics,
 }
 
-/// Answers until it is dropped, which removes the socket.
+/// Answers until it is dropped, which removes its sockets.
 pub(crate) struct Server {
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
@@ -80,12 +84,23 @@ impl Server {
     pub(crate) fn start(places: Places) -> (Self, Asks) {
         let (sender, receiver) = mpsc::sync_channel(ASKS);
         let daemon = Daemon { asks: sender, patience: PATIENCE };
-        let bound = places.socket.and_then(|path| {
-            Bound::open(&path).map_err(|error| tracing::warn!("nobody can ask this agent: {error}")).ok()
-        });
-        let running = bound.and_then(|bound| {
-            spawn(bound, daemon).map_err(|error| tracing::warn!("nobody can ask this agent: {error}")).ok()
-        });
+        let said = |what: &str, error: &dyn std::fmt::Display| tracing::warn!("{what}: {error}");
+        let mut doors = Vec::new();
+        if let Some(path) = &places.socket {
+            let opened = Door::socket(path).map_err(|error| said("nobody can ask this agent", &error));
+            doors.extend(opened.ok().map(|door| (door, Offer::All)));
+        }
+        if let Some(listen) = &places.metrics.listen {
+            let opened = Door::open(listen).map_err(|error| said("no metrics", &error));
+            doors.extend(opened.ok().map(|door| (door, Offer::Metrics)));
+        }
+        let running = if doors.is_empty() && places.metrics.textfile.is_none() {
+            None
+        } else {
+            spawn(doors, places.metrics.textfile, daemon)
+                .map_err(|error| said("nobody can ask this agent", &error))
+                .ok()
+        };
         (Self { running }, Asks(receiver))
     }
 }
@@ -99,43 +114,27 @@ impl Drop for Server {
     }
 }
 
-fn spawn(bound: Bound, daemon: Daemon) -> io::Result<(oneshot::Sender<()>, JoinHandle<()>)> {
+fn spawn(
+    doors: Vec<(Door, Offer)>,
+    textfile: Option<PathBuf>,
+    daemon: Daemon,
+) -> io::Result<(oneshot::Sender<()>, JoinHandle<()>)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (stop, stopped) = oneshot::channel();
     let thread = thread::Builder::new().name("serve".to_owned()).spawn(move || {
         // Signals are for the main thread.
         let _ = SigSet::all().thread_block();
+        let mut work: Vec<BoxFuture<()>> =
+            doors.iter().map(|(door, offer)| door.answer(*offer, daemon.clone()).boxed()).collect();
+        if let Some(path) = &textfile {
+            work.push(textfile::keep(path, daemon.clone()).boxed());
+        }
         runtime.block_on(async {
             tokio::select! {
                 _ = stopped => {}
-                () = accept(&bound, daemon) => {}
+                _ = join_all(work) => {}
             }
         });
     })?;
     Ok((stop, thread))
-}
-
-async fn accept(bound: &Bound, daemon: Daemon) {
-    let listener = match bound.listener() {
-        Ok(listener) => listener,
-        Err(error) => return tracing::warn!("nobody can ask this agent: {error}"),
-    };
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let daemon = daemon.clone();
-                tokio::spawn(async move {
-                    http::serve(stream, daemon).await;
-                    drop(place);
-                });
-            }
-            // Out of descriptors: that passes, and must not become a busy loop.
-            Err(error) => {
-                tracing::debug!(%error, "cannot take a client");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        }
-    }
 }

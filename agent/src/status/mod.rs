@@ -3,6 +3,8 @@
 //! Always: counts are since this agent started and never go back while it runs; no packet's address is in it.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+pub(crate) mod example;
 mod loss;
 
 use std::collections::BTreeMap;
@@ -205,6 +207,6 @@ impl Side {
 
 impl Unparsable {
     pub(crate) fn causes(&self) -> [(&'static str, Total); 3] {
-        [("truncated", self.truncated), ("bad_header", self.bad_header), ("long_chain", self.long_chain)]
+        [("truncated", self.truncated), ("bad-header", self.bad_header), ("long-chain", self.long_chain)]
     }
 }
