@@ -105,7 +105,8 @@ pub(crate) fn unpacked(package: &str, program: &str) -> Result<()> {
     let mut apt = command("apt-get");
     apt.args(["-q", "download", package]).current_dir(&download).stdout(io::stderr());
     step(&format!("download {package} for {program}"), &mut apt)?;
-    let file = std::fs::read_dir(&download)?.next().with_context(|| format!("apt-get download {package}: no file"))??;
+    let file =
+        std::fs::read_dir(&download)?.next().with_context(|| format!("apt-get download {package}: no file"))??;
     let mut unpack = command("dpkg-deb");
     step(&format!("unpack {package}"), unpack.arg("--extract").arg(file.path()).arg(&directory))?;
     Ok(std::fs::remove_dir_all(&download)?)
