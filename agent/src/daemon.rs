@@ -11,6 +11,7 @@ use crate::identity::asking::Asking;
 use crate::journal::{CARRIED, Frame};
 use crate::pipeline::{Pipeline, Slice, Summary};
 use crate::select::{Named, Selection};
+use crate::serve::{Places, Server, socket};
 use crate::state_lock::HAND_OVER;
 use crate::subscription::Subscription;
 use crate::wall::Wall;
@@ -28,10 +29,13 @@ mod leftover;
 mod recover;
 mod reload;
 mod room;
+mod snapshot;
 mod start;
+mod tally;
 
 use leftover::Leftovers;
 pub(crate) use start::{Plan, Settings, Source, plan, possible_cpus};
+use tally::Tally;
 
 /// How often tables are looked at for an early drain, and the longest wait for a signal.
 const TICK: Duration = Duration::from_millis(50);
@@ -95,11 +99,11 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
         left: Vec::new(),
         // The first window begins when we do.
         window: (start.max(now()), last),
-        sums: Sums::default(),
+        tally: Tally::default(),
         wall: Wall::new(wall, monotonic),
-        clock_steps: 0,
         unspooled: false,
-        verdicts: false,
+        no_verdicts: Some("turned off by no-verdicts".to_owned()),
+        started: (now(), Instant::now()),
         gaps: BTreeSet::new(),
         looked: Instant::now(),
         asking,
@@ -109,14 +113,18 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     // interface was hooked finds no counterpart and is in no record.
     if daemon.agent.verdicts {
         match daemon.capture.watch_drops() {
-            Ok(()) => daemon.verdicts = true,
-            Err(why) => tracing::warn!("every record will be ACCEPT: {why}"),
+            Ok(()) => daemon.no_verdicts = None,
+            Err(why) => {
+                tracing::warn!("every record will be ACCEPT: {why}");
+                daemon.no_verdicts = Some(why.to_string());
+            }
         }
     }
     daemon.sync()?;
     daemon.recover(recovery)?;
     // From what earlier runs had, if they had other flow logs.
     daemon.change(news)?;
+    let (server, asks) = Server::start(daemon.places());
     daemon.say_ready(&sizes);
     let mut stop = false;
     while !stop {
@@ -130,6 +138,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
                 daemon.capture.flush_log();
                 let report = daemon.capture.drop_report().ok().flatten();
                 let said = daemon.said(report.as_ref());
+                drop(server);
                 daemon.stop_deliveries();
                 say_ended("handed over", &said, report);
                 return Ok(());
@@ -148,6 +157,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
             daemon.look()?;
         }
         daemon.tick(stop)?;
+        daemon.answer(&asks);
         if let Some(fault) = daemon.fatal() {
             // Everything was drained or is in the spool: nothing is worth counting on for.
             daemon.capture.close();
@@ -155,6 +165,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
             return Err(Failure::Run(fault));
         }
     }
+    drop(server);
     let report = daemon.capture.drop_report().ok().flatten();
     daemon.capture.close();
     let deadline = Instant::now() + daemon.agent.shutdown;
@@ -177,14 +188,6 @@ fn slice_seconds(pipeline: &Pipeline) -> u32 {
     pipeline.subscriptions.iter().map(|one| one.log().interval).fold(0, gcd)
 }
 
-/// Running sums for the closing line.
-#[derive(Default)]
-struct Sums {
-    windows: u64,
-    with_error: u64,
-    total: Summary,
-}
-
 struct Daemon {
     settings: Settings,
     agent: Agent,
@@ -203,13 +206,12 @@ struct Daemon {
     left: Vec<u32>,
     /// First and last second of the slice.
     window: (i64, i64),
-    sums: Sums,
+    tally: Tally,
     wall: Wall,
-    clock_steps: u64,
     /// A window could not be spooled.
     unspooled: bool,
-    /// The kernel's verdicts are on: else every record is ACCEPT.
-    verdicts: bool,
+    /// Why every record is ACCEPT, if so.
+    no_verdicts: Option<String>,
     /// Interfaces that were not counted for a while in this window.
     gaps: BTreeSet<u32>,
     /// When the programs were looked for last.
@@ -217,6 +219,8 @@ struct Daemon {
     /// On EC2.
     asking: Option<Asking>,
     durable: Durable,
+    /// By the wall clock and by the other.
+    started: (i64, Instant),
 }
 
 impl Daemon {
@@ -280,6 +284,7 @@ impl Daemon {
         for interface in &changes.rehooked {
             // Each once in a window.
             if self.gaps.insert(interface.index) {
+                self.tally.unhooked += 1;
                 tracing::warn!(interface = %interface.name, "somebody took our programs off; hooked again, packets were missed");
             }
         }
@@ -347,7 +352,7 @@ impl Daemon {
     fn step(&mut self, step: i64, wall: i64) -> Result<(), Failure> {
         let before = (wall - step) / NANOSECONDS;
         tracing::warn!(seconds = step / NANOSECONDS, "the wall clock was stepped: the window ends early");
-        self.clock_steps += 1;
+        self.tally.clock_steps += 1;
         self.drain(step)?;
         let (start, last) = self.window;
         let slice = self.close(start, before.clamp(start, last), true);
@@ -363,12 +368,15 @@ impl Daemon {
     fn drain(&mut self, stepped: i64) -> Result<(), Failure> {
         let (pipeline, durable) = (&mut self.pipeline, &mut self.durable);
         let (generation, epoch) = (self.capture.generation().0, self.capture.epoch());
-        self.capture.drain_after_step(stepped, |drained| {
+        let start = Instant::now();
+        let drained = self.capture.drain_after_step(stepped, |drained| {
             let frame = Frame { generation, epoch, drained };
             durable.append(&frame);
             pipeline.absorb(frame.drained);
             Ok(())
-        })
+        });
+        self.tally.drained(start.elapsed());
+        drained
     }
 
     /// Ends the slice and keeps it. To be published when the next one has begun, for its file goes then.
@@ -383,17 +391,18 @@ impl Daemon {
     }
 
     fn publish(&mut self, slice: &Slice) {
-        let start = slice.start;
         let summary = self.pipeline.publish(slice);
-        self.account(&summary, start);
+        self.tally.add(slice, &summary);
+        self.tally.keep(&self.tracked.values().map(|named| named.id.as_str()).collect());
+        self.account(&summary, slice.start);
     }
 
     /// Forgets what every flow log has, and says what went wrong.
     fn account(&mut self, summary: &Summary, start: i64) {
         self.durable.forget(&summary.published);
-        self.sums.windows += 1;
+        self.tally.windows += 1;
         if summary.sum_error != (0, 0) {
-            self.sums.with_error += 1;
+            self.tally.with_error += 1;
             let (packets, bytes) = summary.sum_error;
             tracing::error!(%packets, %bytes, window = start, "the sum rule does not hold: please report this");
         }
@@ -411,7 +420,7 @@ impl Daemon {
                 "rejected flows found no room, SKIPDATA written; raise --flow-table-slots"
             );
         }
-        self.sums.total.add(summary);
+        self.tally.total.add(summary);
         if summary.lost_records > 0 {
             tracing::error!(records = summary.lost_records, "given up: too many windows wait for room in the spool");
         }
@@ -470,6 +479,13 @@ impl Daemon {
         fatal
     }
 
+    /// Where this agent can be asked.
+    fn places(&self) -> Places {
+        let socket = self.agent.socket.clone();
+        let socket = socket.or_else(|| socket::usable_default(&self.agent.state_directory));
+        Places { socket, metrics: self.agent.metrics.clone() }
+    }
+
     fn say_ready(&self, sizes: &Sizes) {
         let names: Vec<&str> = self.capture.attached().map(|interface| interface.name.as_str()).collect();
         let logs = &self.pipeline.subscriptions;
@@ -482,7 +498,7 @@ impl Daemon {
             sizes.overflow,
             sizes.cpus,
             sizes.table_bytes() >> 20,
-            if self.verdicts { "kernel" } else { "none" },
+            if self.no_verdicts.is_none() { "kernel" } else { "none" },
             intervals.join(","),
             destinations.join(","),
         );
@@ -495,11 +511,11 @@ impl Daemon {
 
     /// The closing line.
     fn said(&self, report: Option<&DropReport>) -> String {
-        let Sums { windows, with_error, total } = &self.sums;
+        let Tally { windows, with_error, total, .. } = &self.tally;
         let unmatched = total.unmatched.packets + self.pipeline.drops_waiting().packets;
         let lost: u64 = report.into_iter().flat_map(|report| &report.lost).map(|(_, count)| count).sum();
         let fields = [
-            ("verdicts", u8::from(self.verdicts).to_string()),
+            ("verdicts", u8::from(self.no_verdicts.is_none()).to_string()),
             ("windows", windows.to_string()),
             ("records", total.records.to_string()),
             ("seen_packets", total.seen.packets.to_string()),
@@ -515,7 +531,7 @@ impl Daemon {
             ("drops_lost", lost.to_string()),
             ("drops_nested", report.map_or(0, |report| report.nested.iter().sum::<u64>()).to_string()),
             ("journal_errors", self.durable.errors.to_string()),
-            ("clock_steps", self.clock_steps.to_string()),
+            ("clock_steps", self.tally.clock_steps.to_string()),
             ("sum_error_packets", total.sum_error.0.to_string()),
             ("sum_error_bytes", total.sum_error.1.to_string()),
             ("windows_with_error", with_error.to_string()),

@@ -120,6 +120,11 @@ impl Durable {
         }
     }
 
+    /// Whether a crash would lose what was counted.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing
+    }
+
     /// Whether the window should be closed early, because its journal grows too large.
     pub(crate) fn is_full(&self) -> bool {
         self.journal.as_ref().is_some_and(Journal::is_full)

@@ -138,6 +138,19 @@ impl TrafficType {
     }
 }
 
+impl Destination {
+    /// AWS's `--log-destination-type`, and two of ours.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Directory { .. } => "directory",
+            Self::S3(_) => "s3",
+            Self::CloudWatchLogs(_) => "cloud-watch-logs",
+            Self::Firehose(_) => "kinesis-data-firehose",
+        }
+    }
+}
+
 /// In a line for people.
 impl std::fmt::Display for Destination {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {

@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::capture::flow::{Drained, Flow, Total, Verdict};
+use crate::capture::flow::{Drained, Flow, InterfaceTotals, Total, Verdict};
 use crate::exclude::{self, Settings};
 use crate::journal::{CARRIED, Closing, Frame, WindowId};
 use crate::select::Named;
 use crate::subscription::{Subscription, Taken};
 use crate::verdict::{Outcome, Verdicts};
-use crate::window::{self, Closed, Windows};
+use crate::window::{self, Closed, LoggedBy, Windows};
 
 pub(crate) struct Pipeline {
     windows: Windows,
@@ -44,6 +44,10 @@ pub(crate) struct Slice {
     pub(crate) names: BTreeMap<u32, Named>,
     /// Interfaces with flows.
     pub(crate) active: BTreeSet<u32>,
+    /// Everything that was seen.
+    pub(crate) totals: Vec<InterfaceTotals>,
+    /// What the flows come to.
+    pub(crate) logged: LoggedBy,
     /// Interfaces with packets that are in no record.
     pub(crate) skipped: BTreeSet<u32>,
     gaps: BTreeSet<u32>,
@@ -93,6 +97,11 @@ impl Pipeline {
         self.windows.absorb(drained);
     }
 
+    /// What was seen in the slice that is open, as far as it was drained.
+    pub(crate) fn seen(&self) -> impl Iterator<Item = &InterfaceTotals> {
+        self.windows.totals()
+    }
+
     /// Drops that wait for their packets.
     pub(crate) fn drops_waiting(&self) -> Total {
         self.verdicts.waiting()
@@ -135,7 +144,8 @@ impl Pipeline {
         closed.flows = kept.flows;
         let mut summary = summarize(&closed, kept.excluded_by, verdicts);
 
-        let (active, skipped) = (window::active(&closed), window::skipped(&closed, &gaps));
+        let (logged, skipped) = (window::logged(&closed), window::skipped(&closed, &gaps));
+        let active: BTreeSet<u32> = logged.keys().map(|(ifindex, ..)| *ifindex).collect();
         self.known.extend(active.union(&skipped));
         self.known.retain(|ifindex| tracked.contains_key(ifindex));
         let mut names = std::mem::replace(&mut self.names, tracked.clone());
@@ -151,6 +161,8 @@ impl Pipeline {
             flows: closed.flows,
             names,
             active,
+            totals: closed.totals,
+            logged,
             skipped,
             gaps,
             known: self.known.clone(),
@@ -293,8 +305,8 @@ impl Slice {
     #[cfg(test)]
     pub(crate) fn of(start: i64, end: i64, flows: Vec<Flow>, names: BTreeMap<u32, Named>) -> Self {
         let (active, skipped, gaps, known, summary) = Default::default();
-        let (number, file, ends) = (0, None, false);
-        Self { start, end, number, file, ends, flows, names, active, skipped, gaps, known, summary }
+        let (number, file, ends, totals, logged) = (0, None, false, Vec::new(), LoggedBy::new());
+        Self { start, end, number, file, ends, flows, names, active, totals, logged, skipped, gaps, known, summary }
     }
 
     /// What its journal says of its end.

@@ -94,6 +94,10 @@ impl Subscription {
         self.delivery
     }
 
+    pub(crate) fn spool(&self) -> &Spool {
+        &self.spool
+    }
+
     /// Windows that could not be spooled.
     pub(crate) fn waiting(&self) -> u64 {
         self.waiting.len() as u64
@@ -166,7 +170,7 @@ impl Subscription {
             return;
         }
         self.retry(taken);
-        let spooled = if self.waiting.is_empty() { self.spool(&ended, flows) } else { Err(None) };
+        let spooled = if self.waiting.is_empty() { self.write(&ended, flows) } else { Err(None) };
         match spooled {
             Ok(records) => {
                 taken.records += records;
@@ -184,7 +188,7 @@ impl Subscription {
 
     fn retry(&mut self, taken: &mut Taken) {
         while let Some((ended, flows)) = self.waiting.front() {
-            match self.spool(ended, flows) {
+            match self.write(ended, flows) {
                 Ok(records) => taken.records += records,
                 Err(error) => {
                     taken.error = error.map(|error| error.to_string());
@@ -214,7 +218,7 @@ impl Subscription {
         taken
     }
 
-    fn spool(&self, ended: &Ended, flows: &[Flow]) -> Result<u64, Option<SpoolError>> {
+    fn write(&self, ended: &Ended, flows: &[Flow]) -> Result<u64, Option<SpoolError>> {
         let batch = Batch {
             account_id: &self.account_id,
             number: ended.number,

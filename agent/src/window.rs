@@ -9,7 +9,9 @@ use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use crate::capture::flow::{Direction, Drained, Dropped, Flow, FlowKey, InterfaceTotals, Total};
+use serde::{Deserialize, Serialize};
+
+use crate::capture::flow::{Direction, Drained, Dropped, Flow, FlowKey, InterfaceTotals, Total, Verdict};
 
 /// Flows waiting beyond the first batch before they are merged early, so that many drains in a long window cannot
 /// fill the memory.
@@ -60,6 +62,11 @@ impl Windows {
             let merged = merge(std::mem::take(&mut self.batches), |_| ());
             self.batches.push(merged);
         }
+    }
+
+    /// Of what was absorbed so far.
+    pub(crate) fn totals(&self) -> impl Iterator<Item = &InterfaceTotals> {
+        self.totals.values()
     }
 
     /// `end` is inclusive: the window's last second, or the time of the stop. An `end` before `start` (the clock was
@@ -196,17 +203,39 @@ pub(crate) fn sum_error(closed: &Closed, excluded: Total, unseen: Total) -> (i12
     (packets, bytes)
 }
 
-/// Interfaces with flows. Traffic that is excluded is no traffic to a flow log.
-pub(crate) fn active(closed: &Closed) -> BTreeSet<u32> {
-    let mut active = BTreeSet::new();
-    let mut last = None;
-    for flow in &closed.flows {
-        // Neighbours are mostly of one interface; saves a lookup for each of a million flows.
-        if last.replace(flow.key.ifindex) != Some(flow.key.ifindex) {
-            active.insert(flow.key.ifindex);
-        }
+/// Flows, each once in a window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Logged {
+    pub(crate) flows: u64,
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+}
+
+impl std::ops::AddAssign for Logged {
+    fn add_assign(&mut self, other: Self) {
+        self.flows += other.flows;
+        self.packets += other.packets;
+        self.bytes += other.bytes;
     }
-    active
+}
+
+/// Sums by interface, direction and verdict; what is here had traffic. Traffic that is excluded is no traffic to a flow log.
+pub(crate) type LoggedBy = BTreeMap<(u32, Direction, Verdict), Logged>;
+
+pub(crate) fn logged(closed: &Closed) -> LoggedBy {
+    let mut by = LoggedBy::new();
+    let mut flows = closed.flows.iter().peekable();
+    while let Some(first) = flows.next() {
+        let key_of = |flow: &Flow| (flow.key.ifindex, flow.key.direction, flow.key.verdict);
+        let one = |flow: &Flow| Logged { flows: 1, packets: flow.packets, bytes: flow.bytes };
+        let mut sum = one(first);
+        // Neighbours are mostly of one interface; saves a lookup for each of a million flows.
+        while let Some(next) = flows.next_if(|next| key_of(next) == key_of(first)) {
+            sum += one(next);
+        }
+        *by.entry(key_of(first)).or_default() += sum;
+    }
+    by
 }
 
 /// Interfaces with packets that are in no flow. `gaps`: whose packets nobody counted for a while.
@@ -219,7 +248,6 @@ pub(crate) fn skipped(closed: &Closed, gaps: &BTreeSet<u32>) -> BTreeSet<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::flow::Verdict;
 
     fn flow(ifindex: u32, port: u16, packets: u64, first: i64, last: i64, tcp_flags: u8) -> Flow {
         let key = FlowKey {
@@ -396,7 +424,8 @@ mod tests {
     fn who_had_traffic_and_who_is_short() {
         let mut window =
             closed(vec![flow(1, 1, 1, 0, 0, 0), flow(4, 1, 1, 0, 0, 0)], vec![totals(1, 9, 0), totals(2, 9, 1)]);
-        assert_eq!(active(&window), BTreeSet::from([1, 4]));
+        let active = logged(&window).into_keys().map(|(ifindex, ..)| ifindex);
+        assert!(active.eq([1, 4]));
         assert_eq!(skipped(&window, &BTreeSet::from([3])), BTreeSet::from([2, 3]));
         window.totals[0].drops_skipped = total(1);
         assert_eq!(skipped(&window, &BTreeSet::new()), BTreeSet::from([1, 2]));

@@ -1,8 +1,8 @@
 //! Harness for the end-to-end scenarios: namespaces, traffic, the agent under
 //! test, and a packet ledger that shares no code with it.
 //!
-//! Needs root, iproute2, nftables, ethtool, iperf3, ping, nsenter, setpriv and
-//! python3 (what Rust has no safe interface for: tun, raw frames, bpf queries).
+//! Needs root, iproute2, nftables, ethtool, iperf3, ping, nsenter, setpriv, curl,
+//! promtool and python3 (what Rust has no safe interface for: tun, raw frames, bpf queries).
 //! Delivery is tested against services that stand in for AWS's; some are Python
 //! packages, which `cargo xtask test` installs.
 
@@ -25,6 +25,7 @@ pub mod proxy;
 pub mod python;
 pub mod records;
 pub mod small_disk;
+pub mod status;
 pub mod steady;
 pub mod strict_logs;
 pub mod traffic;

@@ -1,6 +1,6 @@
 //! Finds or installs what building, testing and measuring need. Does nothing when it is all there.
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -87,6 +87,38 @@ pub(crate) fn packages(names: &[&str]) -> Result<()> {
     need_root(&format!("installing {}", missing.join(" ")))?;
     update()?;
     install(&missing)
+}
+
+/// A program of a Debian package, unpacked into `target/tools` and not installed: its package would start a service.
+pub(crate) fn unpacked(package: &str, program: &str) -> Result<()> {
+    let tools = root().join("target/tools");
+    let directory = tools.join(package);
+    if output(&directory.join(program).to_string_lossy(), &["--version"]).is_some() {
+        return Ok(());
+    }
+    if !in_archive(package) {
+        need_root(&format!("downloading {package}"))?;
+        update()?;
+    }
+    // Its file's name has a version that nobody knows before.
+    let download = empty(&tools.join("download"))?;
+    let mut apt = command("apt-get");
+    apt.args(["-q", "download", package]).current_dir(&download).stdout(io::stderr());
+    step(&format!("download {package} for {program}"), &mut apt)?;
+    let file =
+        std::fs::read_dir(&download)?.next().with_context(|| format!("apt-get download {package}: no file"))??;
+    let mut unpack = command("dpkg-deb");
+    step(&format!("unpack {package}"), unpack.arg("--extract").arg(file.path()).arg(&directory))?;
+    Ok(std::fs::remove_dir_all(&download)?)
+}
+
+/// An empty directory.
+fn empty(path: &Path) -> Result<PathBuf> {
+    if path.exists() {
+        std::fs::remove_dir_all(path)?;
+    }
+    std::fs::create_dir_all(path)?;
+    Ok(path.to_owned())
 }
 
 pub(crate) fn installed(package: &str) -> bool {

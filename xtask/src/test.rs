@@ -6,8 +6,8 @@ use anyhow::Result;
 
 use crate::{cargo, need_root, output, run, setup, step, target_dir, venv};
 
-const PACKAGES: [&str; 8] =
-    ["iproute2", "nftables", "iptables", "iperf3", "iputils-ping", "tcpdump", "ethtool", "libfaketime"];
+const PACKAGES: [&str; 9] =
+    ["iproute2", "nftables", "iptables", "iperf3", "iputils-ping", "tcpdump", "ethtool", "libfaketime", "curl"];
 
 pub(crate) fn run(unit: bool, filter: Option<&str>) -> Result<()> {
     if !unit {
@@ -23,6 +23,7 @@ fn run_steps(steps: &mut Steps, unit: bool, filter: Option<&str>) -> Result<()> 
     steps.run("setup", setup::build_tools)?;
     if !unit {
         steps.run("packages", || setup::packages(&PACKAGES))?;
+        steps.run("promtool", || setup::unpacked("prometheus", "usr/bin/promtool"))?;
         steps.run("Python packages", venv::install)?;
     }
     steps.cargo("format", cargo(["fmt", "--all", "--check"]))?;

@@ -83,14 +83,20 @@ impl Place {
         }
     }
 
-    fn is_taken(&self, ifindex: u32, side: Side, name: &str) -> io::Result<bool> {
-        match self {
-            Self::Link { id, .. } => Ok(sys::tcx_links(ifindex, side.is_egress())?.contains(id)),
+    /// Which one it is of how many, from 0; none if it is not there. Of filters, only BPF's are counted.
+    fn position(&self, ifindex: u32, side: Side, name: &str) -> io::Result<Option<(usize, usize)>> {
+        let (position, all) = match self {
+            Self::Link { id, .. } => {
+                let links = sys::tcx_links(ifindex, side.is_egress())?;
+                (links.iter().position(|link| link == id), links.len())
+            }
             Self::Filter { at, .. } => {
                 let filters = clsact::filters(ifindex, side.is_egress())?;
-                Ok(filters.iter().any(|filter| (filter.priority, filter.handle) == *at && filter.name == name))
+                let is_ours = |filter: &clsact::Filter| (filter.priority, filter.handle) == *at && filter.name == name;
+                (filters.iter().position(is_ours), filters.len())
             }
-        }
+        };
+        Ok(position.map(|position| (position, all)))
     }
 }
 
@@ -122,6 +128,14 @@ impl Attachment {
         std::mem::forget(self.qdisc.take());
     }
 
+    /// Of both programs: which one it is, 1 is first, and of how many.
+    pub(crate) fn positions(&self, ifindex: u32) -> [Option<(u32, u32)>; 2] {
+        [0, 1].map(|at| {
+            let found = self.places[at].position(ifindex, Side::BOTH[at], self.programs[at]).ok()??;
+            Some((u32::try_from(found.0 + 1).ok()?, u32::try_from(found.1).ok()?))
+        })
+    }
+
     /// Takes note that nobody needs to know who made the qdisc any more.
     fn unmark(&self, ifindex: u32, pins: Option<&Pins>) {
         if let (Some(pins), Some(_)) = (pins, &self.qdisc) {
@@ -138,8 +152,8 @@ impl Attachment {
     pub(crate) fn mend(&mut self, ebpf: &mut Ebpf, interface: &Interface, pins: Option<&Pins>) -> Look {
         // An interface that is gone (ENODEV) is no fault of its programs.
         let empty = |at: usize| {
-            let taken = self.places[at].is_taken(interface.index, Side::BOTH[at], self.programs[at]);
-            matches!(taken, Ok(false))
+            let position = self.places[at].position(interface.index, Side::BOTH[at], self.programs[at]);
+            matches!(position, Ok(None))
         };
         let missing: Vec<usize> = (0..2).filter(|&at| empty(at)).collect();
         if missing.is_empty() {

@@ -2,6 +2,8 @@
 //! Reading destroys nothing: the old half is cleared only when the caller says that what it held is safe.
 #![forbid(unsafe_code)]
 
+mod census;
+
 use agent_common::drop::{Class, DropKey};
 use agent_common::flow::{Entry4, Entry6, TIME_BITS, TIME_MASK, WAYS, WideCounters, WideKey};
 use agent_common::interface::{CAUSES, Cause, DROPS_SKIPPED, InterfaceEntry};
@@ -18,6 +20,7 @@ use super::flow::{Direction, Drained, Dropped, Flow, FlowKey, InterfaceTotals, T
 use super::sys::{self, GracePeriod, Mapped};
 use super::tables::Tables;
 use crate::fault;
+pub use census::{Census, TableUse};
 
 const WORD: usize = size_of::<u64>();
 const WORDS4: usize = size_of::<Entry4>() / WORD;

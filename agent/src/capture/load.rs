@@ -1,8 +1,8 @@
 //! Loads the programs and sizes the tables from CPUs and RAM. Knows nothing of interfaces.
 #![forbid(unsafe_code)]
 
-use agent_common::drop::REASONS;
-use agent_common::flow::{Set4, Set6};
+use agent_common::drop::{DropKey, REASONS};
+use agent_common::flow::{Set4, Set6, WAYS, WideCounters, WideKey};
 use agent_common::interface::InterfaceSet;
 use aya::maps::{Array, Map, MapData};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunAttrs, TestRunOptions};
@@ -72,6 +72,22 @@ impl Sizes {
         self.sets4 = (slots / 4).max(2).next_power_of_two();
         self.sets6 = (self.sets4 / 2).max(2);
         self
+    }
+
+    /// Of what flows are counted in: name, entries of one epoch over all CPUs, and the kernel's memory.
+    pub(crate) fn tables(&self) -> [(&'static str, u64, u64); 4] {
+        let cpus = u64::from(self.cpus);
+        let flat =
+            |sets: u32, bytes: usize| (u64::from(sets) * WAYS as u64 * cpus, 2 * cpus * u64::from(sets) * bytes as u64);
+        // kernel/bpf/hashtab.c: an element's head and its place in the buckets, the key, and a value or one for each CPU.
+        let hash = |entries: u32, key: usize, values: u64| {
+            (u64::from(entries), u64::from(entries) * (64 + key as u64 + values * size_of::<WideCounters>() as u64))
+        };
+        let (flow4, flow6) = (flat(self.sets4, size_of::<Set4>()), flat(self.sets6, size_of::<Set6>()));
+        let overflow = hash(self.overflow, size_of::<WideKey>(), cpus);
+        let drops = hash(self.drops, size_of::<DropKey>(), 1);
+        [("ipv4", flow4), ("ipv6", flow6), ("overflow", overflow), ("rejected", drops)]
+            .map(|(name, (capacity, bytes))| (name, capacity, bytes))
     }
 
     /// Bytes of the mapped tables.

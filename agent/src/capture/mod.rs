@@ -32,6 +32,7 @@ use crate::fault;
 pub use attach::Hook;
 use attach::{Attachment, Look};
 pub use detach::detach;
+pub use drain::{Census, TableUse};
 pub use drops::Unavailable;
 use flow::Drained;
 pub use generation::Generation;
@@ -241,6 +242,19 @@ impl Capture {
             gone.for_each(|index| pins.forget_name(index));
         }
         Ok(())
+    }
+
+    /// What the tables hold now. Changes nothing.
+    pub fn census(&self) -> Result<Census, Error> {
+        self.loaded.tables.census()
+    }
+
+    /// How the programs hang on each interface, and on ingress and egress which place they have among how many: 1 is
+    /// first, none is not found. Two system calls for each interface.
+    pub fn hooks(&self) -> impl Iterator<Item = (u32, Hook, [Option<(u32, u32)>; 2])> {
+        self.attached
+            .values()
+            .map(|(interface, attachment)| (interface.index, attachment.hook, attachment.positions(interface.index)))
     }
 
     /// Hands the programs' own warnings to the log.

@@ -8,6 +8,9 @@ mod list;
 pub mod log;
 mod run;
 mod spool;
+mod status;
+mod table;
+mod text;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -20,6 +23,7 @@ Examples:
   flowlogd run --interface 'veth*' --log-destination-type directory \\
       --log-destination /var/lib/flowlogd/records
   flowlogd check --config /etc/flowlogd/flowlogd.toml
+  flowlogd status
   flowlogd list --json
   flowlogd doctor
   flowlogd detach
@@ -43,6 +47,8 @@ enum Command {
     Run(Box<run::Args>),
     /// Validate the configuration and say what it would do on this host
     Check(check::Args),
+    /// Show what the running agent does: interfaces, tables, deliveries, losses
+    Status(status::Args),
     /// List the configured flow logs and how their delivery goes
     List(list::Args),
     /// Remove what a killed agent left counting in the kernel; its counters are lost
@@ -114,6 +120,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Status(args) => status::run(&args),
         Command::List(args) => list::run(&args),
         Command::Detach(args) => detach::run(&args),
         Command::Spool(args) => spool::run(&args),

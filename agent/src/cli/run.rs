@@ -104,6 +104,9 @@ pub(super) struct Args {
     /// Directory on a bpf file system below which counters outlive a killed agent [default: /sys/fs/bpf/flowlogd]
     #[arg(long, value_name = "DIR", help_heading = "Agent")]
     bpf_directory: Option<PathBuf>,
+    /// Unix socket for flowlogd status and others [default: /run/flowlogd/flowlogd.sock; with another state directory, in it]
+    #[arg(long, value_name = "PATH", help_heading = "Agent")]
+    socket: Option<PathBuf>,
     /// IPv4 flows of one CPU and epoch [default: from CPUs and RAM]
     #[arg(long, value_name = "FLOWS", help_heading = "Agent", value_parser = clap::value_parser!(u32).range(8..=4_194_304))]
     flow_table_slots: Option<u32>,
@@ -209,6 +212,7 @@ impl Args {
             agent.state_directory.clone_from(directory);
         }
         agent.bpf_directory = self.bpf_directory.clone().or(agent.bpf_directory.take());
+        agent.socket = self.socket.clone().or(agent.socket.take());
         agent.verdicts &= !self.no_verdicts;
         agent.flow_table_slots = self.flow_table_slots.or(agent.flow_table_slots);
         agent.overflow_slots = self.overflow_slots.or(agent.overflow_slots);

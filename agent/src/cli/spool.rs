@@ -8,7 +8,8 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::Failure;
+use super::text::{age, paint, size, stamp};
+use super::{Failure, say, say_json};
 use crate::deliver::status::{State, Status};
 use crate::deliver::{DEAD_LETTERS, FLOW_LOG};
 use crate::flow_log::FlowLog;
@@ -43,11 +44,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let all = read(&directory, SystemTime::now())
         .map_err(|error| Failure::Run(format!("--state-directory: {}: {error}", directory.display())))?;
     if args.json {
-        println!("{:#}", serde_json::json!({ "spool": all }));
-    } else {
-        all.iter().for_each(|one| print!("{}", one.lines(io::stdout().is_terminal())));
+        return say_json(&serde_json::json!({ "spool": all }));
     }
-    Ok(())
+    let colour = io::stdout().is_terminal();
+    say(&all.iter().map(|one| one.lines(colour)).collect::<String>())
 }
 
 /// By id. No directory: nothing was ever spooled.
@@ -94,7 +94,7 @@ impl Waiting {
             State::Retrying => "33",
             State::Refused => "31",
         };
-        let state = if colour { format!("\x1b[{code}m{state:<10}\x1b[0m") } else { format!("{state:<10}") };
+        let state = paint(&format!("{state:<10}"), code, colour);
         let oldest = self.oldest_seconds.map_or_else(|| "-".to_owned(), age);
         let mut lines = format!(
             "{}  {state}  {:>6} windows  {:>9}  oldest {oldest:>8}  {}\n",
@@ -139,27 +139,6 @@ fn files(directory: &Path, suffix: &str) -> io::Result<Vec<(u64, SystemTime)>> {
     Ok(files)
 }
 
-fn stamp(seconds: i64) -> String {
-    jiff::Timestamp::from_second(seconds).unwrap_or_default().to_string()
-}
-
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..10_000 => format!("{bytes} B"),
-        10_000..10_000_000 => format!("{} KiB", bytes >> 10),
-        _ => format!("{} MiB", bytes >> 20),
-    }
-}
-
-fn age(seconds: u64) -> String {
-    match seconds {
-        0..600 => format!("{seconds} s"),
-        600..36_000 => format!("{} min", seconds / 60),
-        36_000..864_000 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,11 +179,5 @@ mod tests {
         assert_eq!((&json["windows"], &json["bytes"], &json["state"]), (&2.into(), &20_480.into(), &"refused".into()));
         fs::write(directory.join("status.json"), "{").unwrap();
         assert!(read(state.path(), now).is_err());
-    }
-
-    #[test]
-    fn readable_numbers() {
-        assert_eq!([9_999, 10_240, 10_485_760].map(size), ["9999 B", "10 KiB", "10 MiB"]);
-        assert_eq!([599, 3_600, 172_800, 864_000].map(age), ["599 s", "60 min", "48 h", "10 days"]);
     }
 }

@@ -76,8 +76,17 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
     ("exclusions", &["log-excluded"]),
     (
         "agent",
-        &["state-directory", "bpf-directory", "no-verdicts", "flow-table-slots", "overflow-slots", "shutdown-seconds"],
+        &[
+            "state-directory",
+            "bpf-directory",
+            "socket",
+            "no-verdicts",
+            "flow-table-slots",
+            "overflow-slots",
+            "shutdown-seconds",
+        ],
     ),
+    ("metrics", &["listen", "textfile"]),
 ];
 
 /// What people bring along from AWS, and what there is instead.

@@ -10,6 +10,7 @@ mod flow_log;
 mod host;
 mod id;
 mod keys;
+mod metrics;
 mod place;
 pub(crate) mod policy;
 mod section;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub(crate) use host::Host;
+pub(crate) use metrics::{Listen, Metrics};
 pub(crate) use place::{ConfigError, Place};
 
 use crate::exclude;
@@ -56,12 +58,15 @@ pub(crate) struct Agent {
     pub(crate) state_directory: PathBuf,
     /// `None`: the usual one, if it can be used.
     pub(crate) bpf_directory: Option<PathBuf>,
+    /// Where the agent is asked. `None`: the usual place, if it can be used.
+    pub(crate) socket: Option<PathBuf>,
     /// Ask the kernel for its verdicts.
     pub(crate) verdicts: bool,
     pub(crate) flow_table_slots: Option<u32>,
     pub(crate) overflow_slots: Option<u32>,
     /// How long a stop may take to deliver what waits.
     pub(crate) shutdown: Duration,
+    pub(crate) metrics: Metrics,
 }
 
 /// What the configuration is read against. Found once, so that a reload asks nobody.
@@ -133,6 +138,7 @@ pub(crate) struct Tables {
     spool: Section,
     exclusions: Section,
     agent: Section,
+    metrics: Section,
     logs: Vec<Section>,
     /// For what is missing altogether.
     whole: Place,
@@ -146,6 +152,7 @@ impl Tables {
             spool: table("spool"),
             exclusions: table("exclusions"),
             agent: table("agent"),
+            metrics: table("metrics"),
             logs: Vec::new(),
             whole: Place::file(path),
         }
@@ -156,6 +163,7 @@ impl Tables {
             "host" => self.host = section,
             "spool" => self.spool = section,
             "exclusions" => self.exclusions = section,
+            "metrics" => self.metrics = section,
             _ => self.agent = section,
         }
     }
@@ -167,6 +175,7 @@ impl Tables {
             spool: Section::of_flags("spool"),
             exclusions: Section::of_flags("exclusions"),
             agent: Section::of_flags("agent"),
+            metrics: Section::of_flags("metrics"),
             logs: vec![Section::of_flags("flow-log")],
             whole: Place::Flag("run".to_owned()),
         }
@@ -196,7 +205,7 @@ impl Tables {
     /// Validates it all. Touches nothing but what a path's permissions are.
     pub(crate) fn build(&self, surroundings: &Surroundings) -> Result<Config, ConfigError> {
         let host = Host::build(&self.host, surroundings)?;
-        let agent = Agent::build(&self.agent)?;
+        let agent = Agent::build(&self.agent, Metrics::build(&self.metrics)?)?;
         let spool_bytes_max = self.spool.bytes("max-bytes", SPOOL_BYTES_LEAST)?.unwrap_or(SPOOL_BYTES_DEFAULT);
         let disabled = self.exclusions.list("log-excluded")?;
         let exclusions = exclude::Settings::new(&host.vpc_cidrs, &host.subnet_cidrs, &disabled)
@@ -245,7 +254,7 @@ impl Tables {
 }
 
 impl Agent {
-    fn build(section: &Section) -> Result<Self, ConfigError> {
+    fn build(section: &Section, metrics: Metrics) -> Result<Self, ConfigError> {
         let path = |key| match section.text(key)?.map(PathBuf::from) {
             Some(path) if !path.is_absolute() && matches!(section.place(key), Place::File { .. }) => {
                 Err(section.error(key, format_args!("{} is not an absolute path", path.display())))
@@ -255,10 +264,12 @@ impl Agent {
         Ok(Self {
             state_directory: path("state-directory")?.unwrap_or_else(|| DEFAULT_STATE_DIRECTORY.into()),
             bpf_directory: path("bpf-directory")?,
+            socket: path("socket")?,
             verdicts: !section.flag("no-verdicts")?,
             flow_table_slots: section.within("flow-table-slots", 8, SLOTS_MAX)?,
             overflow_slots: section.within("overflow-slots", 1, SLOTS_MAX)?,
             shutdown: Duration::from_secs(section.within("shutdown-seconds", 0, 3600)?.unwrap_or(30).into()),
+            metrics,
         })
     }
 }

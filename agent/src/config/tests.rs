@@ -50,10 +50,12 @@ fn defaults() {
     let expected = Agent {
         state_directory: "/var/lib/flowlogd".into(),
         bpf_directory: None,
+        socket: None,
         verdicts: true,
         flow_table_slots: None,
         overflow_slots: None,
         shutdown: Duration::from_secs(30),
+        metrics: Metrics::default(),
     };
     assert_eq!(config.agent, expected);
     assert_eq!(config.host.identity.account_id, "000000000000");
@@ -495,7 +497,14 @@ fn the_example_is_valid() {
     let whole = parse(&taken_in()).unwrap();
     assert_eq!(whole.logs.len(), 4);
     assert_eq!(whole.logs[0].spool_bytes_max, parse(EXAMPLE).unwrap().logs[0].spool_bytes_max);
-    assert_eq!(whole.agent, Agent { bpf_directory: Some("/sys/fs/bpf/flowlogd".into()), ..whole.agent.clone() });
+    assert_eq!(
+        whole.agent,
+        Agent {
+            socket: Some("/run/flowlogd/flowlogd.sock".into()),
+            bpf_directory: Some("/sys/fs/bpf/flowlogd".into()),
+            ..whole.agent.clone()
+        }
+    );
 }
 
 #[test]
@@ -503,9 +512,13 @@ fn the_example_has_every_key() {
     let path = Path::new("flowlogd.toml");
     let mut tables = Tables::empty(path);
     file::parse(&mut tables, path, &taken_in(), true).unwrap();
-    for (name, section) in
-        [("host", &tables.host), ("spool", &tables.spool), ("exclusions", &tables.exclusions), ("agent", &tables.agent)]
-    {
+    for (name, section) in [
+        ("host", &tables.host),
+        ("spool", &tables.spool),
+        ("exclusions", &tables.exclusions),
+        ("agent", &tables.agent),
+        ("metrics", &tables.metrics),
+    ] {
         for key in keys::of(name) {
             assert!(section.has(key), "{name}.{key}");
         }

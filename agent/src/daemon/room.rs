@@ -18,7 +18,7 @@ impl Daemon {
         loop {
             let summary = self.pipeline.try_again();
             self.durable.forget(&summary.published);
-            self.sums.total.records += summary.records;
+            self.tally.total.records += summary.records;
             if summary.waiting == 0 {
                 return Ok(());
             }

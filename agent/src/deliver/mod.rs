@@ -24,6 +24,7 @@ use crate::flow_log::FlowLog;
 use crate::identity::Identity;
 use crate::sink::Fault;
 use crate::spool::Spool;
+use status::Shown;
 use worker::{Mode, Orders, Worker};
 
 /// The flow log's settings, beside its spool: what waits there can be delivered when it is configured no longer.
@@ -41,6 +42,7 @@ pub(crate) struct Delivery {
     fatal: Arc<OnceLock<Fault>>,
     ended: mpsc::Receiver<Option<Fault>>,
     spool: Arc<Spool>,
+    shown: Shown,
 }
 
 /// What is left in the spool, and why.
@@ -72,6 +74,7 @@ impl Delivery {
         let fatal = Arc::new(OnceLock::new());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let worker = Worker::new(log, identity, Arc::clone(&spool), receiver, Arc::clone(&fatal));
+        let shown = worker.shown();
         thread::Builder::new().name("deliver".to_owned()).spawn(move || {
             // Signals are for the main thread.
             let _ = SigSet::all().thread_block();
@@ -80,7 +83,7 @@ impl Delivery {
             runtime.shutdown_background();
             let _ = end.send(fault);
         })?;
-        Ok(Self { orders, fatal, ended, spool })
+        Ok(Self { orders, fatal, ended, spool, shown })
     }
 
     /// There is something new in the spool.
@@ -104,6 +107,11 @@ impl Delivery {
         let deadline = Instant::now() + STOP;
         self.order(Mode::Stop(deadline.into()));
         self.end(deadline);
+    }
+
+    /// How it goes.
+    pub(crate) fn status(&self) -> status::Status {
+        self.shown.get()
     }
 
     /// Why there will never be anything to deliver to again.

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -96,9 +97,24 @@ impl Status {
     }
 }
 
-/// Keeps the file up to date.
+/// For whoever asks the agent.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shown(Arc<Mutex<Status>>);
+
+impl Shown {
+    pub(super) fn get(&self) -> Status {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, status: &Status) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone_from(status);
+    }
+}
+
+/// Keeps the file up to date, and what is shown.
 pub(super) struct Keeper {
     pub(super) status: Status,
+    pub(super) shown: Shown,
     path: PathBuf,
     is_written: bool,
     last_write: Option<Instant>,
@@ -115,7 +131,9 @@ impl Keeper {
             last_delivery: before.last_delivery,
             ..Status::default()
         };
-        Self { status, path: directory.join(FILE), is_written: false, last_write: None, is_failing: false }
+        let shown = Shown::default();
+        shown.set(&status);
+        Self { status, shown, path: directory.join(FILE), is_written: false, last_write: None, is_failing: false }
     }
 
     /// Says whether the state is another one.
@@ -165,12 +183,14 @@ impl Keeper {
     }
 
     pub(super) fn write_if_due(&mut self) {
+        self.shown.set(&self.status);
         if self.due().is_some_and(|due| due <= Instant::now()) {
             self.write();
         }
     }
 
     pub(super) fn write(&mut self) {
+        self.shown.set(&self.status);
         if self.is_written {
             return;
         }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::backoff::{Backoff, Cause};
 use super::destination::Sink;
-use super::status::{Keeper, State};
+use super::status::{Keeper, Shown, State};
 use crate::flow_log::FlowLog;
 use crate::identity::Identity;
 use crate::sink::{Fault, Outcome, Step};
@@ -86,6 +86,10 @@ impl Worker {
     ) -> Self {
         let keeper = Keeper::open(spool.directory());
         Self { log, identity, spool, sink, orders, fatal, backoff: Backoff::default(), keeper, fault: None }
+    }
+
+    pub(super) fn shown(&self) -> Shown {
+        self.keeper.shown.clone()
     }
 
     /// Until it is ordered to end. Returns why something is left, if that is known.

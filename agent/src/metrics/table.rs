@@ -1,0 +1,403 @@
+//! The table of metrics.
+#![forbid(unsafe_code)]
+
+use super::Kind::{Counter, Gauge};
+use super::Metric;
+use super::sample::{
+    by_action, by_exclusion, by_flow_log, by_interface, by_loss, by_side, by_skipped, by_table, by_unparsable, one,
+    sample,
+};
+use crate::status::{Interface, Unit};
+
+const SIDE: &[&str] = &["interface", "direction"];
+const CAUSE: &[&str] = &["interface", "direction", "cause"];
+const ACTION: &[&str] = &["interface", "direction", "action"];
+const LOG: &[&str] = &["flow_log"];
+
+/// Counters begin at 0 with the agent.
+pub(crate) const METRICS: &[Metric] = &[
+    // The agent.
+    Metric {
+        name: "build_info",
+        kind: Gauge,
+        unit: "",
+        labels: &["version"],
+        help: "Always 1.",
+        samples: |it| vec![sample(&[&it.version], true)],
+    },
+    Metric {
+        name: "start_time_seconds",
+        kind: Gauge,
+        unit: "Unix seconds",
+        labels: &[],
+        help: "When the agent started.",
+        samples: |it| one(it.started),
+    },
+    Metric {
+        name: "verdicts_available",
+        kind: Gauge,
+        unit: "0 or 1",
+        labels: &[],
+        help: "Whether the kernel tells what it refuses; else every record is ACCEPT.",
+        samples: |it| one(it.verdicts.available),
+    },
+    Metric {
+        name: "pinned",
+        kind: Gauge,
+        unit: "0 or 1",
+        labels: &[],
+        help: "Whether counters outlive a killed agent.",
+        samples: |it| one(it.pinned),
+    },
+    // What was seen.
+    Metric {
+        name: "interface_packets_total",
+        kind: Counter,
+        unit: "wire packets",
+        labels: SIDE,
+        help: "Everything that was seen at an interface, also what is not logged.",
+        samples: |it| by_side(it, |side| side.seen.packets),
+    },
+    Metric {
+        name: "interface_bytes_total",
+        kind: Counter,
+        unit: "IP bytes",
+        labels: SIDE,
+        help: "Everything that was seen at an interface, from the IP header on.",
+        samples: |it| by_side(it, |side| side.seen.bytes),
+    },
+    Metric {
+        name: "interface_flows",
+        kind: Gauge,
+        unit: "flows",
+        labels: &["interface"],
+        help: "Flows in the tables, since the last drain.",
+        samples: |it| by_interface(it, |interface| interface.flows),
+    },
+    Metric {
+        name: "hook_missing",
+        kind: Gauge,
+        unit: "0 or 1",
+        labels: &["interface"],
+        help: "Whether a program of ours is not on the interface's hook: its packets are not counted.",
+        samples: |it| by_interface(it, is_missing),
+    },
+    Metric {
+        name: "non_ip_packets_total",
+        kind: Counter,
+        unit: "packets",
+        labels: SIDE,
+        help: "Neither IPv4 nor IPv6, such as ARP: not logged.",
+        samples: |it| by_side(it, |side| side.non_ip.packets),
+    },
+    Metric {
+        name: "unparsable_packets_total",
+        kind: Counter,
+        unit: "packets",
+        labels: CAUSE,
+        help: "Impossible or cut headers: not logged.",
+        samples: |it| by_unparsable(it, |total| total.packets),
+    },
+    Metric {
+        name: "skipped_packets_total",
+        kind: Counter,
+        unit: "packets",
+        labels: CAUSE,
+        help: "Found no room: tables-full are in no flow, drops-full are refused and logged as ACCEPT. Raise flow-table-slots.",
+        samples: |it| by_skipped(it, |total| total.packets),
+    },
+    Metric {
+        name: "skipped_bytes_total",
+        kind: Counter,
+        unit: "IP bytes",
+        labels: CAUSE,
+        help: "Found no room, as skipped_packets_total.",
+        samples: |it| by_skipped(it, |total| total.bytes),
+    },
+    // What is logged.
+    Metric {
+        name: "flows_total",
+        kind: Counter,
+        unit: "flows",
+        labels: ACTION,
+        help: "Flows of windows that have ended, after exclusions, whatever flow logs want of them.",
+        samples: |it| by_action(it, |logged| logged.flows),
+    },
+    Metric {
+        name: "flow_packets_total",
+        kind: Counter,
+        unit: "wire packets",
+        labels: ACTION,
+        help: "Packets of these flows.",
+        samples: |it| by_action(it, |logged| logged.packets),
+    },
+    Metric {
+        name: "flow_bytes_total",
+        kind: Counter,
+        unit: "IP bytes",
+        labels: ACTION,
+        help: "Bytes of these flows.",
+        samples: |it| by_action(it, |logged| logged.bytes),
+    },
+    Metric {
+        name: "excluded_packets_total",
+        kind: Counter,
+        unit: "wire packets",
+        labels: &["rule"],
+        help: "What AWS does not log, by its rule.",
+        samples: |it| by_exclusion(it, |total| total.packets),
+    },
+    Metric {
+        name: "excluded_bytes_total",
+        kind: Counter,
+        unit: "IP bytes",
+        labels: &["rule"],
+        help: "What AWS does not log, by its rule.",
+        samples: |it| by_exclusion(it, |total| total.bytes),
+    },
+    // Whether it is right.
+    Metric {
+        name: "windows_total",
+        kind: Counter,
+        unit: "windows",
+        labels: &[],
+        help: "Windows in which the sum rule was checked: flows + excluded + skipped + non-IP + unparsable = seen.",
+        samples: |it| one(it.sum_rule.windows),
+    },
+    Metric {
+        name: "windows_with_error_total",
+        kind: Counter,
+        unit: "windows",
+        labels: &[],
+        help: "Windows in which the sum rule did not hold. Must be 0.",
+        samples: |it| one(it.sum_rule.windows_with_error),
+    },
+    Metric {
+        name: "conservation_error_packets",
+        kind: Gauge,
+        unit: "packets",
+        labels: &[],
+        help: "By how much the sum rule was missed, since the start. Must be 0.",
+        samples: |it| one(it.sum_rule.error_packets),
+    },
+    Metric {
+        name: "conservation_error_bytes",
+        kind: Gauge,
+        unit: "bytes",
+        labels: &[],
+        help: "By how much the sum rule was missed, since the start. Must be 0.",
+        samples: |it| one(it.sum_rule.error_bytes),
+    },
+    Metric {
+        name: "last_window_end_seconds",
+        kind: Gauge,
+        unit: "Unix seconds",
+        labels: &[],
+        help: "End of the last window that was closed.",
+        samples: |it| it.sum_rule.last.into_iter().map(|last| sample(&[], last.end)).collect(),
+    },
+    Metric {
+        name: "lost_packets_total",
+        kind: Counter,
+        unit: "packets",
+        labels: &["cause"],
+        help: "Packets in no record, or refused ones that are not logged as such, also of interfaces that are gone.",
+        samples: |it| by_loss(it, Unit::Packets),
+    },
+    Metric {
+        name: "lost_records_total",
+        kind: Counter,
+        unit: "records",
+        labels: &["cause"],
+        help: "Records that will not arrive.",
+        samples: |it| by_loss(it, Unit::Records),
+    },
+    Metric {
+        name: "loss_events_total",
+        kind: Counter,
+        unit: "events",
+        labels: &["cause"],
+        help: "Times at which something may have been missed.",
+        samples: |it| by_loss(it, Unit::Events),
+    },
+    Metric {
+        name: "journal_failing",
+        kind: Gauge,
+        unit: "0 or 1",
+        labels: &[],
+        help: "Whether a crash would lose what was counted since the last window, for the journal cannot be written.",
+        samples: |it| one(it.journal.failing),
+    },
+    Metric {
+        name: "drop_frees_total",
+        kind: Counter,
+        unit: "packets",
+        labels: &["reason"],
+        help: "Packets that the kernel dropped for another reason than a policy, by its name for it, in all namespaces.",
+        samples: |it| it.other_frees.iter().map(|(reason, frees)| sample(&[reason], *frees)).collect(),
+    },
+    // The tables.
+    Metric {
+        name: "map_entries",
+        kind: Gauge,
+        unit: "entries",
+        labels: &["map"],
+        help: "Entries in use, over all CPUs.",
+        samples: |it| by_table(it, |table| table.entries),
+    },
+    Metric {
+        name: "map_capacity",
+        kind: Gauge,
+        unit: "entries",
+        labels: &["map"],
+        help: "Entries that there are, over all CPUs.",
+        samples: |it| by_table(it, |table| table.capacity),
+    },
+    Metric {
+        name: "map_bytes",
+        kind: Gauge,
+        unit: "bytes",
+        labels: &["map"],
+        help: "Kernel memory, with the half that is drained.",
+        samples: |it| by_table(it, |table| table.bytes),
+    },
+    Metric {
+        name: "drains_total",
+        kind: Counter,
+        unit: "drains",
+        labels: &[],
+        help: "Drains of the tables: one for each window, and more when they are crowded.",
+        samples: |it| one(it.drains.count),
+    },
+    Metric {
+        name: "drain_seconds_total",
+        kind: Counter,
+        unit: "seconds",
+        labels: &[],
+        help: "Time spent in drains, with the wait for the kernel and the journal.",
+        samples: |it| one(it.drains.seconds_total),
+    },
+    // Delivery.
+    Metric {
+        name: "flow_log_info",
+        kind: Gauge,
+        unit: "",
+        labels: &["flow_log", "destination_type", "traffic_type"],
+        help: "Always 1.",
+        samples: |it| {
+            let row = |log: &crate::status::FlowLog| sample(&[&log.id, &log.destination_type, &log.traffic_type], true);
+            it.flow_logs.iter().map(row).collect()
+        },
+    },
+    Metric {
+        name: "flow_log_interval_seconds",
+        kind: Gauge,
+        unit: "seconds",
+        labels: LOG,
+        help: "Aggregation interval.",
+        samples: |it| by_flow_log(it, |log| u64::from(log.interval)),
+    },
+    Metric {
+        name: "delivery_records_total",
+        kind: Counter,
+        unit: "records",
+        labels: LOG,
+        help: "Delivered.",
+        samples: |it| by_flow_log(it, |log| log.delivery.delivered.records),
+    },
+    Metric {
+        name: "delivery_bytes_total",
+        kind: Counter,
+        unit: "bytes",
+        labels: LOG,
+        help: "Delivered, as sent: compressed where the destination takes it.",
+        samples: |it| by_flow_log(it, |log| log.delivery.delivered.bytes),
+    },
+    Metric {
+        name: "delivery_calls_total",
+        kind: Counter,
+        unit: "calls",
+        labels: LOG,
+        help: "Objects put, or calls made.",
+        samples: |it| by_flow_log(it, |log| log.delivery.delivered.calls),
+    },
+    Metric {
+        name: "delivery_failing",
+        kind: Gauge,
+        unit: "0 or 1",
+        labels: LOG,
+        help: "Whether the last attempt failed. flowlogd status says why.",
+        samples: |it| by_flow_log(it, |log| log.delivery.state.is_failing()),
+    },
+    Metric {
+        name: "delivery_lag_seconds",
+        kind: Gauge,
+        unit: "seconds",
+        labels: LOG,
+        help: "Since the end of the oldest window that waits; 0 when none does.",
+        samples: |it| by_flow_log(it, |log| log.waiting.lag_seconds),
+    },
+    Metric {
+        name: "delivery_last_seconds",
+        kind: Gauge,
+        unit: "Unix seconds",
+        labels: LOG,
+        help: "When something was delivered last.",
+        samples: |it| {
+            let last = it.flow_logs.iter().filter_map(|log| Some((log, log.delivery.last_delivery?)));
+            last.map(|(log, last)| sample(&[&log.id], last)).collect()
+        },
+    },
+    Metric {
+        name: "spool_windows",
+        kind: Gauge,
+        unit: "windows",
+        labels: LOG,
+        help: "Windows that wait to be delivered.",
+        samples: |it| by_flow_log(it, |log| log.waiting.windows),
+    },
+    Metric {
+        name: "spool_bytes",
+        kind: Gauge,
+        unit: "bytes",
+        labels: LOG,
+        help: "Bytes that wait to be delivered, on the disk.",
+        samples: |it| by_flow_log(it, |log| log.waiting.bytes),
+    },
+    Metric {
+        name: "spool_limit_bytes",
+        kind: Gauge,
+        unit: "bytes",
+        labels: LOG,
+        help: "When more waits, the oldest makes room and is lost.",
+        samples: |it| by_flow_log(it, |log| log.waiting.bytes_max),
+    },
+    Metric {
+        name: "spool_dropped_records_total",
+        kind: Counter,
+        unit: "records",
+        labels: LOG,
+        help: "Lost because the spool was full.",
+        samples: |it| by_flow_log(it, |log| log.delivery.dropped.records),
+    },
+    Metric {
+        name: "unspooled_windows",
+        kind: Gauge,
+        unit: "windows",
+        labels: LOG,
+        help: "Windows that wait in memory because the spool cannot be written.",
+        samples: |it| by_flow_log(it, |log| log.waiting.unspooled_windows),
+    },
+    Metric {
+        name: "dead_letter_records_total",
+        kind: Counter,
+        unit: "records",
+        labels: LOG,
+        help: "Records that the destination would not take; kept beside the spool.",
+        samples: |it| by_flow_log(it, |log| log.delivery.dead_lettered),
+    },
+];
+
+fn is_missing(interface: &Interface) -> bool {
+    interface.hook.is_some() && interface.sides().iter().any(|(_, side)| side.position.is_none())
+}
