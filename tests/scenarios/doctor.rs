@@ -113,7 +113,7 @@ fn destinations_are_looked_at_and_nothing_is_left_there() -> Result<()> {
 #[test]
 fn who_we_are_is_asked_where_aws_is_meant() -> Result<()> {
     let pair = Pair::new()?;
-    let moto = delivery::moto(&pair.a)?;
+    let _moto = delivery::moto(&pair.a)?;
     let lines = delivery::s3("URL").lines().filter(|line| !line.contains("URL")).collect::<Vec<_>>().join("\n");
     let config = ConfigFile::new(&[lines])?;
     let path = config.path();
