@@ -34,7 +34,7 @@ mod start;
 mod tally;
 
 use leftover::Leftovers;
-pub(crate) use start::{Plan, Settings, Source, plan, possible_cpus};
+pub(crate) use start::{Plan, Settings, Source, available_bytes, plan, possible_cpus, sizes};
 use tally::Tally;
 
 /// How often tables are looked at for an early drain, and the longest wait for a signal.
@@ -74,7 +74,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     lock.sign();
     let (durable, recovery) = Durable::open(&agent.state_directory);
     let watch = Watch::new().map_err(io("watch interfaces"))?;
-    let sizes = start::sizes(&agent);
+    let sizes = start::sizes(Some(&agent));
     let mut capture = match pins {
         Some(pins) => Capture::open_pinned(sizes, pins)?,
         None => Capture::open(sizes)?,

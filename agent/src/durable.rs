@@ -11,7 +11,7 @@ use crate::journal::{Closing, Frame, Journal, JournalError, Recovered, Recovery,
 use crate::select::Named;
 
 /// A quarter of a gigabyte: about nine million flows.
-const LIMIT_BYTES: u64 = 256 << 20;
+pub(crate) const LIMIT_BYTES: u64 = 256 << 20;
 
 pub(crate) struct Durable {
     journal: Option<Journal>,

@@ -19,6 +19,7 @@ mod delivery_outage;
 mod delivery_reload;
 mod delivery_s3;
 mod detach;
+mod doctor;
 mod drop_takeover;
 mod exclusions;
 mod fault_points;

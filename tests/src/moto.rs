@@ -15,6 +15,8 @@ use crate::netns::Netns;
 use crate::{venv, wait_for};
 
 const ADDRESS: &str = "127.0.0.1:5000";
+/// Where it answers without anything in between.
+pub const URL: &str = "http://127.0.0.1:5000";
 
 /// Ended on drop, and by the kernel when the test is killed.
 #[derive(Debug)]

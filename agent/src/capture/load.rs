@@ -90,6 +90,13 @@ impl Sizes {
             .map(|(name, (capacity, bytes))| (name, capacity, bytes))
     }
 
+    /// Of all tables, also those of interfaces.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        let interfaces = 2 * u64::from(self.cpus) * u64::from(self.sets_interface) * size_of::<InterfaceSet>() as u64;
+        interfaces + self.tables().iter().map(|(.., bytes)| bytes).sum::<u64>()
+    }
+
     /// Bytes of the mapped tables.
     #[must_use]
     pub fn table_bytes(&self) -> u64 {

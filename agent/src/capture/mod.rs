@@ -5,6 +5,7 @@
 
 mod attach;
 mod btf;
+mod chain;
 mod clock;
 mod clsact;
 mod detach;
@@ -31,6 +32,7 @@ use std::path::Path;
 use crate::fault;
 pub use attach::Hook;
 use attach::{Attachment, Look};
+pub use chain::{Hanging, hanging};
 pub use detach::detach;
 pub use drain::{Census, TableUse};
 pub use drops::Unavailable;
@@ -70,6 +72,11 @@ pub enum Error {
 /// Whether this kernel tells why it drops a packet.
 pub fn verdicts_available() -> Result<(), Unavailable> {
     drops::Kernel::read().map(drop)
+}
+
+/// Whether somebody keeps the wall clock right, as far as the kernel knows.
+pub fn clock_is_synchronised() -> std::io::Result<bool> {
+    sys::clock_is_synchronised()
 }
 
 /// The running capture: programs, tables and attachments. Dropping it leaves what is pinned: see [`Capture::close`].

@@ -1,5 +1,5 @@
-//! The only `unsafe` of the agent: mapping a BPF array into memory, batches of a hash, huge pages, the grace period, and
-//! who is on an interface's hook.
+//! The only `unsafe` of the agent: mapping a BPF array into memory, batches of a hash, huge pages, the grace period, who
+//! is on an interface's hook, and the clock's state.
 //! Knows sizes and file descriptors, nothing of what the words mean.
 use std::io;
 use std::mem::{MaybeUninit, size_of};
@@ -201,6 +201,16 @@ const TCX_MAX: usize = 64;
 /// Ids of the links on an interface's TCX hook in this network namespace; 0 for a program without a link. aya's query
 /// needs CAP_SYS_ADMIN and leaves the links out.
 pub(crate) fn tcx_links(ifindex: u32, egress: bool) -> io::Result<Vec<u32>> {
+    tcx(ifindex, egress).map(|(_, links)| links)
+}
+
+/// As [`tcx_links`], of the programs.
+pub(crate) fn tcx_programs(ifindex: u32, egress: bool) -> io::Result<Vec<u32>> {
+    tcx(ifindex, egress).map(|(programs, _)| programs)
+}
+
+/// Programs and links, in the order in which they see a packet.
+fn tcx(ifindex: u32, egress: bool) -> io::Result<(Vec<u32>, Vec<u32>)> {
     let (mut programs, mut links) = ([0u32; TCX_MAX], [0u32; TCX_MAX]);
     let mut attr = QueryAttr {
         target_ifindex: ifindex,
@@ -216,10 +226,24 @@ pub(crate) fn tcx_links(ifindex: u32, egress: bool) -> io::Result<Vec<u32>> {
         revision: 0,
     };
     match bpf(BPF_PROG_QUERY, &mut attr) {
-        Ok(_) => Ok(links[..(attr.count as usize).min(TCX_MAX)].to_vec()),
+        Ok(_) => {
+            let count = (attr.count as usize).min(TCX_MAX);
+            Ok((programs[..count].to_vec(), links[..count].to_vec()))
+        }
         // Nothing was ever attached there.
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok((Vec::new(), Vec::new())),
         Err(error) => Err(error),
+    }
+}
+
+/// Whether the kernel's clock is disciplined (adjtimex(2)).
+pub(crate) fn clock_is_synchronised() -> io::Result<bool> {
+    // SAFETY: integers, of which zeros are valid ones; no mode is set, so that the call only reads the clock.
+    let mut clock: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes a whole `timex` to one that lives over the call.
+    match unsafe { libc::adjtimex(&raw mut clock) } {
+        -1 => Err(io::Error::last_os_error()),
+        state => Ok(state != libc::TIME_ERROR && clock.status & libc::STA_UNSYNC == 0),
     }
 }
 

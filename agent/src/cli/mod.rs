@@ -55,8 +55,8 @@ enum Command {
     Detach(detach::Args),
     /// Show what waits to be delivered, since when, and why
     Spool(spool::Args),
-    /// Say what this kernel and these privileges allow, and how to mend what is missing.
-    Doctor,
+    /// Say what this host, these privileges and these credentials allow, and how to mend what is missing
+    Doctor(doctor::Args),
 }
 
 /// Why we end with other than 0. One line each.
@@ -124,7 +124,7 @@ pub fn main() -> ExitCode {
         Command::List(args) => list::run(&args),
         Command::Detach(args) => detach::run(&args),
         Command::Spool(args) => spool::run(&args),
-        Command::Doctor => doctor::run(),
+        Command::Doctor(args) => doctor::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

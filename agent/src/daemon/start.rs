@@ -188,15 +188,22 @@ pub(crate) fn possible_cpus() -> u32 {
     aya::util::nr_cpus().ok().and_then(|n| u32::try_from(n).ok()).unwrap_or(1)
 }
 
-fn ram_bytes() -> u64 {
+/// A line of /proc/meminfo.
+fn memory_bytes(name: &str) -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib =
-        text.lines().find_map(|line| line.strip_prefix("MemTotal:")).and_then(|rest| rest.split_whitespace().next());
+    let kib = text.lines().find_map(|line| line.strip_prefix(name)).and_then(|rest| rest.split_whitespace().next());
     kib.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(1 << 20) * 1024
 }
 
-pub(super) fn sizes(agent: &Agent) -> Sizes {
-    let mut sizes = Sizes::for_machine(possible_cpus(), ram_bytes());
+/// What a new program can have.
+pub(crate) fn available_bytes() -> u64 {
+    memory_bytes("MemAvailable:")
+}
+
+/// Of the tables, as configured or by default.
+pub(crate) fn sizes(agent: Option<&Agent>) -> Sizes {
+    let mut sizes = Sizes::for_machine(possible_cpus(), memory_bytes("MemTotal:"));
+    let Some(agent) = agent else { return sizes };
     if let Some(slots) = agent.flow_table_slots {
         sizes = sizes.with_slots(slots);
     }

@@ -20,6 +20,7 @@ mod stdout;
 mod test_server;
 mod walk;
 
+pub(crate) use aws::probe;
 pub(crate) use cloudwatch::CloudWatch;
 pub(crate) use dead_letter::DEAD_LETTERS;
 pub(crate) use directory::Directory;

@@ -194,7 +194,7 @@ fn region_in(message: &str) -> Option<String> {
     message.split_once("expecting '")?.1.split_once('\'').map(|(region, _)| region.to_owned())
 }
 
-fn no_credentials(error: &CredentialsError) -> Outcome {
+pub(super) fn no_credentials(error: &CredentialsError) -> Outcome {
     let why = error.source().map(causes_of).unwrap_or_default();
     let none = "no credentials found; give keys or a profile in the environment of the service, or an instance role";
     match error {

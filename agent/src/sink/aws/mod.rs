@@ -7,6 +7,7 @@ pub(super) mod error;
 mod credentials;
 mod helper;
 mod http;
+pub(crate) mod probe;
 
 use std::time::Duration;
 
