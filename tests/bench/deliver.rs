@@ -101,7 +101,7 @@ impl StandIn {
                     Response::new(200, "application/x-amz-json-1.1", taken.as_bytes())
                 }
                 Some(_) => Response::new(200, "application/x-amz-json-1.1", "{}"),
-                None => Response::new(200, "application/xml", ""),
+                None => Response::new(200, "application/xml", "").with("ETag", "\"of-nothing\""),
             }
         })?;
         Ok(Self { ns, listener, calls })

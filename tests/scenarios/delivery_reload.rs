@@ -1,12 +1,17 @@
 //! SIGHUP adds and removes flow logs under traffic: the others notice nothing, and no packet is in neither or in both.
 
+use std::fs;
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 use flowlogd_tests::agent::Agent;
 use flowlogd_tests::delivery::{self, ConfigFile};
-use flowlogd_tests::netns::Pair;
+use flowlogd_tests::netns::{self, Pair};
 use flowlogd_tests::proxy::{Mode, Proxy};
 use flowlogd_tests::steady::Steady;
+use flowlogd_tests::{records, traffic};
 use nix::sys::signal::Signal;
+use tempfile::TempDir;
 
 /// More than a window's datagrams of a flow.
 const WINDOW: u64 = 1200;
@@ -59,4 +64,45 @@ fn a_bad_file_is_refused_whole() -> Result<()> {
     agent.stop()?.expect_nothing_lost()?;
     ensure!(delivery::objects_in(&moto, "added")?.is_empty(), "a part of a bad file was taken");
     sent.expect_each_once(&delivery::objects_in(&moto, "kept")?)
+}
+
+/// A pipe in conf.d is not waited for, which would hold up the windows of all.
+#[test]
+fn what_is_no_file_is_refused() -> Result<()> {
+    let (pair, logs) = (Pair::new()?, TempDir::new()?);
+    let config = ConfigFile::new(&[delivery::directory(logs.path())])?;
+    let agent = Agent::start(&pair.a, &config.options())?;
+    let beside = config.path().with_file_name("conf.d");
+    fs::create_dir(&beside)?;
+    netns::run(&["mkfifo".to_owned(), beside.join("pipe.toml").display().to_string()])?;
+    agent.signal(Signal::SIGHUP)?;
+    agent.wait_said("conf.d/pipe.toml: cannot be read: not a regular file")?;
+    traffic::ping(&pair.a, Pair::B4, 2)?;
+    agent.stop()?.expect_nothing_lost()?;
+    ensure!(!records::read_directory(logs.path())?.is_empty(), "no records");
+    Ok(())
+}
+
+/// One flow log whose directory cannot be made: it says so, and the others are recorded.
+#[test]
+fn a_directory_in_the_way_stops_nobody_else() -> Result<()> {
+    let (pair, logs) = (Pair::new()?, TempDir::new()?);
+    let in_the_way = logs.path().join("file");
+    fs::write(&in_the_way, "")?;
+    let good = logs.path().join("good");
+    let config = ConfigFile::new(&[delivery::directory(&in_the_way), delivery::directory(&good)])?;
+    let agent = Agent::start(&pair.a, &config.options())?;
+    traffic::ping(&pair.a, Pair::B4, 2)?;
+    agent.wait_said("move the file that is in the way")?;
+    // What waits is delivered when it can be, and at a stop it is tried once more.
+    fs::remove_file(&in_the_way)?;
+    agent.stop()?.expect_nothing_lost()?;
+    let sorted = |root: &Path| -> Result<Vec<String>> {
+        let mut lines: Vec<String> = records::read_directory(root)?.iter().map(|it| format!("{it:?}")).collect();
+        lines.sort();
+        Ok(lines)
+    };
+    let (late, good) = (sorted(&in_the_way)?, sorted(&good)?);
+    ensure!(!good.is_empty() && late == good, "{late:?} {good:?}");
+    Ok(())
 }

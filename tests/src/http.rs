@@ -169,6 +169,12 @@ impl Response {
         Self { status, headers: vec![("Content-Type".to_owned(), kind.to_owned())], body: body.into() }
     }
 
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     pub fn header(&self, name: &str) -> Option<&str> {
         find(&self.headers, name)
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::text::paint;
 use super::{Failure, say, say_json};
-use crate::config::{self, Config, Surroundings};
+use crate::config::{self, Config};
 use crate::doctor::{self, Check, Verdict};
 
 #[derive(clap::Args)]
@@ -34,7 +34,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 fn load(path: Option<&Path>) -> Result<Option<Config>, Failure> {
     let usual = Path::new(config::DEFAULT_FILE);
     let Some(path) = path.or_else(|| usual.exists().then_some(usual)) else { return Ok(None) };
-    let config = config::load(path, &Surroundings::read());
+    let config = config::load(path);
     config.map(Some).map_err(|error| Failure::Usage(error.to_string()))
 }
 

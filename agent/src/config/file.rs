@@ -25,9 +25,21 @@ pub(super) fn read(path: &Path) -> Result<Tables, ConfigError> {
     Ok(tables)
 }
 
+/// Far more than anybody writes.
+const BYTES_MAX: u64 = 4 << 20;
+
+/// Of a plain file only: a pipe or a device would be waited for, and at a reload everything waits with it.
 fn text(path: &Path) -> Result<String, ConfigError> {
-    fs::read_to_string(path)
-        .map_err(|error| ConfigError::new(Place::file(path), format_args!("cannot be read: {error}")))
+    let refuse =
+        |why: &dyn std::fmt::Display| ConfigError::new(Place::file(path), format_args!("cannot be read: {why}"));
+    let metadata = fs::metadata(path).map_err(|error| refuse(&error))?;
+    if !metadata.is_file() {
+        return Err(refuse(&"not a regular file"));
+    }
+    if metadata.len() > BYTES_MAX {
+        return Err(refuse(&format_args!("it is larger than {} MiB", BYTES_MAX >> 20)));
+    }
+    fs::read_to_string(path).map_err(|error| refuse(&error))
 }
 
 /// `conf.d/*.toml`, by name.

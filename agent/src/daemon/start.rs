@@ -80,6 +80,10 @@ pub(crate) fn plan(settings: Settings, config: Config) -> Result<Plan, Failure> 
     let directory = &agent.state_directory;
     let lock = if settings.take_over { state_lock::take_over(directory) } else { state_lock::lock(directory) }?;
     let pins = pins(agent.bpf_directory.as_deref())?;
+    // Of a file's flow logs one with such a trouble does not keep the others from being recorded: its delivery says it.
+    if matches!(settings.source, Source::Flags) {
+        logs.iter().try_for_each(|log| is_writable(log, &host))?;
+    }
     let former = former_logs(&directory.join(SPOOLS));
     let (kept, added): (Vec<_>, Vec<_>) = logs.into_iter().partition(|log| former.iter().any(|one| one.id == log.id));
     let ids: BTreeSet<String> = kept.iter().chain(&added).map(|log| log.id.clone()).collect();
@@ -95,6 +99,15 @@ pub(crate) fn plan(settings: Settings, config: Config) -> Result<Plan, Failure> 
     let pipeline = Pipeline::new(exclusions.clone(), before);
     let news = News { exclusions, ids, selections, added };
     Ok(Plan { settings, agent, host, pipeline, news, lock, pins })
+}
+
+fn is_writable(log: &FlowLog, host: &Host) -> Result<(), Failure> {
+    if let Destination::Directory { root, layout } = &log.destination {
+        let names = Names::new(host.identity.clone(), &log.id, "", *layout);
+        let checked = Directory::create(root.clone(), &names);
+        checked.map_err(|e| Failure::Usage(format!("'--log-destination': '{}': {e}", root.display())))?;
+    }
+    Ok(())
 }
 
 /// On EC2 nobody is made up: what is delivered under another account's name is lost to its readers.
@@ -147,11 +160,6 @@ fn former_logs(spools: &Path) -> Vec<FlowLog> {
 
 /// Opens a flow log's spool and begins to deliver what is in it.
 pub(super) fn subscribe(log: FlowLog, host: &Host, state_directory: &Path) -> Result<Subscription, Failure> {
-    if let Destination::Directory { root, layout } = &log.destination {
-        let names = Names::new(host.identity.clone(), &log.id, "", *layout);
-        let checked = Directory::create(root.clone(), &names);
-        checked.map_err(|e| Failure::Usage(format!("'--log-destination': '{}': {e}", root.display())))?;
-    }
     let directory = state_directory.join(SPOOLS).join(&log.id);
     let said = |error: &dyn std::fmt::Display| Failure::Run(format!("spool {}: {error}", directory.display()));
     let spool = Arc::new(Spool::open(&directory, log.spool_bytes_max).map_err(|e| said(&e))?);

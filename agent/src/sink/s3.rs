@@ -12,8 +12,8 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ObjectCannedAcl, ServerSideEncryption};
 use bytes::Bytes;
 
-use super::Outcome;
 use super::aws::{self, Connection, error};
+use super::{Fault, Outcome};
 use crate::flow_log::{self, Endpoint};
 
 pub(crate) struct S3 {
@@ -53,6 +53,12 @@ impl S3 {
             .send()
             .await;
         let outcome = match sent {
+            // Every S3 says what it has; a proxy or a portal on the way answers 200 to anything.
+            Ok(answer) if answer.e_tag().is_none() => {
+                let why =
+                    "the answer to PutObject has no ETag: endpoint-url is no S3 service, or a proxy answers for it";
+                Outcome::Refuse(Fault::new("response", why))
+            }
             Ok(_) => Outcome::Done,
             Err(error) => error::outcome(&error),
         };
@@ -78,7 +84,6 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Fault;
     use super::super::test_server::{self, Answer, Request};
     use super::*;
     use std::sync::mpsc;
@@ -119,9 +124,21 @@ mod tests {
         (outcome, requests.recv().unwrap(), s3.connection.is_open())
     }
 
+    fn stored() -> Answer {
+        Answer { headers: vec![("ETag", "\"9a0364b9e99bb480dd25e1f0284c8555\"".to_owned())], ..Answer::ok("") }
+    }
+
+    /// As a captive portal does.
+    #[test]
+    fn an_answer_that_is_not_of_s3() {
+        let (outcome, ..) = put(&settings(), &BTreeMap::new(), || Answer::ok("<html>Welcome</html>"));
+        let Outcome::Refuse(fault) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(fault.code, "response");
+    }
+
     #[test]
     fn a_plain_object() {
-        let (outcome, request, _) = put(&settings(), &BTreeMap::new(), || Answer::ok(""));
+        let (outcome, request, _) = put(&settings(), &BTreeMap::new(), || stored());
         assert_eq!(outcome, Outcome::Done);
         assert_eq!(
             (request.method.as_str(), request.path.as_str()),
@@ -143,7 +160,7 @@ mod tests {
         let key = "arn:aws:kms:eu-west-1:123456789012:key/k";
         let settings = flow_log::S3 { kms_key: Some(key.to_owned()), bucket_owner_full_control: true, ..settings() };
         let tags = BTreeMap::from([("env".to_owned(), "prod".to_owned())]);
-        let (outcome, request, is_open) = put(&settings, &tags, || Answer::ok(""));
+        let (outcome, request, is_open) = put(&settings, &tags, || stored());
         assert_eq!((outcome, is_open), (Outcome::Done, true));
         for (name, value) in [
             ("x-amz-tagging", "env=prod"),
