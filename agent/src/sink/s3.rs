@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_plain_object() {
-        let (outcome, request, _) = put(&settings(), &BTreeMap::new(), || stored());
+        let (outcome, request, _) = put(&settings(), &BTreeMap::new(), stored);
         assert_eq!(outcome, Outcome::Done);
         assert_eq!(
             (request.method.as_str(), request.path.as_str()),
@@ -160,7 +160,7 @@ mod tests {
         let key = "arn:aws:kms:eu-west-1:123456789012:key/k";
         let settings = flow_log::S3 { kms_key: Some(key.to_owned()), bucket_owner_full_control: true, ..settings() };
         let tags = BTreeMap::from([("env".to_owned(), "prod".to_owned())]);
-        let (outcome, request, is_open) = put(&settings, &tags, || stored());
+        let (outcome, request, is_open) = put(&settings, &tags, stored);
         assert_eq!((outcome, is_open), (Outcome::Done, true));
         for (name, value) in [
             ("x-amz-tagging", "env=prod"),
