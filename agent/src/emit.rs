@@ -190,7 +190,7 @@ impl<'a> Place<'a> {
 mod tests {
     use super::*;
     use crate::capture::flow::{Direction, FlowKey, Verdict};
-    use crate::flow_log::{CloudWatchLogs, Endpoint, Firehose, Framing, TrafficType};
+    use crate::flow_log::{CloudWatchLogs, Endpoint, Firehose, Framing, Retention, TrafficType};
     use crate::select::Selection;
     use std::collections::BTreeMap;
 
@@ -211,7 +211,7 @@ mod tests {
     }
 
     fn directory() -> Destination {
-        Destination::Directory { root: "/".into(), layout: Layout::default() }
+        Destination::Directory { root: "/".into(), layout: Layout::default(), retention: Retention::default() }
     }
 
     fn cloud_watch_logs() -> Destination {
@@ -285,7 +285,11 @@ mod tests {
     #[test]
     fn slots_of_a_quarter_of_an_hour() {
         let layout = Layout { object_interval: 900, ..Layout::default() };
-        let blocks = blocks(Destination::Directory { root: "/".into(), layout }, &some_flows(), &[]);
+        let blocks = blocks(
+            Destination::Directory { root: "/".into(), layout, retention: Retention::default() },
+            &some_flows(),
+            &[],
+        );
         // 600 seconds after a quarter began.
         let slots: Vec<(i64, u32)> = blocks.iter().map(|(key, records, _)| (key.parse().unwrap(), *records)).collect();
         assert_eq!(slots, [(START - 600, 2), (START + 300, 2)]);

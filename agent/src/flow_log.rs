@@ -13,7 +13,8 @@ use crate::select::Selection;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FlowLog {
-    /// `fl-` and 17 hex digits, a digest of the host's identity and of all the settings below but `spool_bytes_max`.
+    /// `fl-` and 17 hex digits, a digest of the host's identity and of all the settings below but `spool_bytes_max` and
+    /// [`Retention`].
     pub(crate) id: String,
     pub(crate) selection: Selection,
     pub(crate) traffic_type: TrafficType,
@@ -38,7 +39,12 @@ pub(crate) enum TrafficType {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Destination {
     Stdout,
-    Directory { root: PathBuf, layout: Layout },
+    Directory {
+        root: PathBuf,
+        layout: Layout,
+        #[serde(default)]
+        retention: Retention,
+    },
     S3(S3),
     CloudWatchLogs(CloudWatchLogs),
     Firehose(Firehose),
@@ -51,6 +57,14 @@ pub(crate) struct Layout {
     pub(crate) per_hour_partition: bool,
     /// Seconds, 300 times a divisor of 12, so that no object spans two hours; 0: an object for each window.
     pub(crate) object_interval: u32,
+}
+
+/// How much is kept of a directory's objects: what is older or too much goes, oldest first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Retention {
+    pub(crate) days: Option<u32>,
+    /// On disk.
+    pub(crate) bytes: Option<u64>,
 }
 
 /// AWS names objects after multiples of five minutes.

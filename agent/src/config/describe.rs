@@ -80,7 +80,7 @@ impl Description {
     fn set_destination(&mut self, destination: &Destination, host: &Host) {
         match destination {
             Destination::Stdout => {}
-            Destination::Directory { root, layout } => {
+            Destination::Directory { root, layout, .. } => {
                 "directory".clone_into(&mut self.log_destination_type);
                 self.log_destination = Some(root.display().to_string());
                 self.destination_options = Some((*layout).into());

@@ -11,7 +11,9 @@ use super::keys::{self, KINDS, Kind};
 use super::place::{ConfigError, Place};
 use super::section::Section;
 use super::{Host, Surroundings, id};
-use crate::flow_log::{CloudWatchLogs, Destination, Endpoint, Firehose, FlowLog, Framing, Layout, S3, TrafficType};
+use crate::flow_log::{
+    CloudWatchLogs, Destination, Endpoint, Firehose, FlowLog, Framing, Layout, Retention, S3, TrafficType,
+};
 use crate::format::Format;
 use crate::identity::STAND_IN_REGION;
 use crate::select::Selection;
@@ -20,7 +22,11 @@ const DEFAULT_INTERVAL: u32 = 600;
 /// In AWS it is 300; others are for hosts with little traffic. No object spans two hours, which have folders of their own.
 const OBJECT_INTERVALS: [u32; 7] = [0, OBJECT_INTERVAL_DEFAULT, 600, 900, 1200, 1800, 3600];
 const OBJECT_INTERVAL_DEFAULT: u32 = 300;
-const RETENTION_DAYS: [u16; 22] =
+/// Of a directory.
+const RETENTION_DAYS_MOST: u32 = 36_500;
+const RETENTION_BYTES_LEAST: u64 = 1 << 20;
+/// What PutRetentionPolicy takes.
+const LOG_GROUP_RETENTION_DAYS: [u16; 22] =
     [1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653];
 
 /// What a flow log's keys are read against.
@@ -118,7 +124,11 @@ fn format(section: &Section) -> Result<Format, ConfigError> {
 fn destination(section: &Section, kind: Kind, context: &Context) -> Result<Destination, ConfigError> {
     Ok(match kind {
         Kind::Stdout => Destination::Stdout,
-        Kind::Directory => Destination::Directory { root: directory(section)?, layout: layout(section, 0)? },
+        Kind::Directory => Destination::Directory {
+            root: directory(section)?,
+            layout: layout(section, 0)?,
+            retention: retention(section)?,
+        },
         Kind::S3 => Destination::S3(s3(section, context)?),
         Kind::CloudWatchLogs => Destination::CloudWatchLogs(cloud_watch_logs(section, context)?),
         Kind::Firehose => Destination::Firehose(firehose(section, context)?),
@@ -219,15 +229,20 @@ fn cloud_watch_logs(section: &Section, context: &Context) -> Result<CloudWatchLo
         }
     };
     let endpoint = endpoint(section, context, region.as_deref())?;
-    Ok(CloudWatchLogs { group, retention_days: retention(section)?, endpoint })
+    Ok(CloudWatchLogs { group, retention_days: log_group_retention(section)?, endpoint })
 }
 
-fn retention(section: &Section) -> Result<Option<u16>, ConfigError> {
+fn retention(section: &Section) -> Result<Retention, ConfigError> {
+    let days = section.within("retention-days", 1, RETENTION_DAYS_MOST)?;
+    Ok(Retention { days, bytes: section.bytes("retention-bytes", RETENTION_BYTES_LEAST)? })
+}
+
+fn log_group_retention(section: &Section) -> Result<Option<u16>, ConfigError> {
     let key = "retention-days";
     let Some(days) = section.number(key)? else { return Ok(None) };
-    let known = RETENTION_DAYS.iter().copied().find(|known| i64::from(*known) == days);
+    let known = LOG_GROUP_RETENTION_DAYS.iter().copied().find(|known| i64::from(*known) == days);
     known.map(Some).ok_or_else(|| {
-        let known = RETENTION_DAYS.map(|days| days.to_string()).join(", ");
+        let known = LOG_GROUP_RETENTION_DAYS.map(|days| days.to_string()).join(", ");
         section.error(key, format_args!("{days} is not allowed; allowed: {known}"))
     })
 }

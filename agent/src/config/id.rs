@@ -26,7 +26,8 @@ pub(super) fn of(log: &FlowLog, host: &Host) -> String {
 fn destination(destination: &Destination) -> Vec<String> {
     match destination {
         Destination::Stdout => vec!["stdout".to_owned()],
-        Destination::Directory { root, layout: it } => {
+        // Without retention: what is there would outlive a change of it.
+        Destination::Directory { root, layout: it, retention: _ } => {
             let mut parts = vec![format!("directory={}", root.display())];
             parts.extend(layout(*it));
             parts

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::flow_log::{Framing, Layout, TrafficType};
+use crate::flow_log::{Framing, Layout, Retention, TrafficType};
 use crate::format::Format;
 use crate::identity::imds::Interface;
 use crate::identity::mac::Mac;
@@ -105,7 +105,22 @@ fn everything_said() {
     assert_eq!((log.traffic_type, log.interval, log.spool_bytes_max), (TrafficType::Reject, 60, 512 << 20));
     assert_eq!((log.format.header().as_str(), log.tags["a"].as_str()), ("end bytes", "b c"));
     let layout = Layout { object_interval: 600, ..Layout::default() };
-    assert_eq!(log.destination, Destination::Directory { root: "/r".into(), layout });
+    assert_eq!(log.destination, Destination::Directory { root: "/r".into(), layout, retention: Retention::default() });
+}
+
+/// Another one is the same flow log: it must know what is there as its own.
+#[test]
+fn a_directory_is_kept_as_long_as_is_said() {
+    let directory =
+        |more: &str| log(&format!("log-destination-type = \"directory\"\nlog-destination = \"/r\"\n{more}"));
+    let kept = directory("retention-days = 14\nretention-bytes = \"1GiB\"").unwrap();
+    let Destination::Directory { retention, .. } = &kept.destination else { panic!() };
+    assert_eq!(*retention, Retention { days: Some(14), bytes: Some(1 << 30) });
+    assert_eq!(kept.id, directory("").unwrap().id);
+    for (key, why) in [("retention-days = 0", "allowed: 1 to 36500"), ("retention-bytes = 5", "at least 1048576")] {
+        let error = directory(key).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
 }
 
 #[test]

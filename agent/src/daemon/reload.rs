@@ -6,6 +6,7 @@ use super::{Daemon, Source, now, slice_seconds, start};
 use crate::cli::Failure;
 use crate::config::{self, Config, ConfigError, Metadata};
 use crate::exclude;
+use crate::flow_log::FlowLog;
 use crate::identity::imds::Imds;
 use crate::identity::{Identity, kept};
 use crate::select::Selection;
@@ -95,6 +96,11 @@ impl Daemon {
         let ids: BTreeSet<String> = logs.iter().map(|log| log.id.clone()).collect();
         let selections = logs.iter().map(|log| log.selection.clone()).collect();
         let is_here = |id: &str| self.pipeline.subscriptions.iter().any(|one| one.log().id == id);
+        let is_other =
+            |log: &FlowLog| self.pipeline.subscriptions.iter().any(|one| one.log().id == log.id && one.log() != log);
+        for log in logs.iter().filter(|log| is_other(log)) {
+            tracing::warn!(flow_log = %log.id, "a change of retention or of the spool's size takes effect at the next start");
+        }
         let new: Vec<_> = logs.into_iter().filter(|log| !is_here(&log.id)).collect();
         // One that was taken out and is back: its spool has one worker.
         new.iter().for_each(|log| self.leftovers.release(&log.id));

@@ -102,7 +102,7 @@ pub(crate) fn plan(settings: Settings, config: Config) -> Result<Plan, Failure> 
 }
 
 fn is_writable(log: &FlowLog, host: &Host) -> Result<(), Failure> {
-    if let Destination::Directory { root, layout } = &log.destination {
+    if let Destination::Directory { root, layout, .. } = &log.destination {
         let names = Names::new(host.identity.clone(), &log.id, "", *layout);
         let checked = Directory::create(root.clone(), &names);
         checked.map_err(|e| Failure::Usage(format!("'--log-destination': '{}': {e}", root.display())))?;

@@ -27,9 +27,9 @@ impl Sink {
         };
         Ok(match &log.destination {
             flow_log::Destination::Stdout => Self::Print(Print::new(spool.directory())),
-            flow_log::Destination::Directory { root, layout } => {
+            flow_log::Destination::Directory { root, layout, retention } => {
                 let names = names("", layout);
-                let directory = Directory::create(root.clone(), &names)?;
+                let directory = Directory::create(root.clone(), &names)?.keeping(*retention, &names);
                 objects(names, layout, Store::Directory(directory))?
             }
             flow_log::Destination::S3(settings) => {

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use super::destination::Sink;
 use super::status::{State, Status};
 use super::*;
-use crate::flow_log::{Destination, Layout, TrafficType};
+use crate::flow_log::{Destination, Layout, Retention, TrafficType};
 use crate::format::Format;
 use crate::select::Selection;
 use crate::sink::{Outcome, Step};
@@ -314,7 +314,11 @@ async fn ends_with_the_reader_or_with_who_gives_orders() {
 
 /// A window an object.
 fn directory_log(root: &Path) -> Arc<FlowLog> {
-    Arc::new(log(Destination::Directory { root: root.to_owned(), layout: Layout::default() }))
+    Arc::new(log(Destination::Directory {
+        root: root.to_owned(),
+        layout: Layout::default(),
+        retention: Retention::default(),
+    }))
 }
 
 fn objects(root: &Path) -> usize {

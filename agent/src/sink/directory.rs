@@ -8,7 +8,9 @@ use std::fs::{self, DirEntry};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use super::retention::Keeper;
 use super::{Fault, Names, Outcome};
+use crate::flow_log::Retention;
 use crate::{disk, fault};
 
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +42,8 @@ impl From<DirectoryError> for Outcome {
 
 pub(crate) struct Directory {
     root: PathBuf,
+    /// None: everything is kept.
+    keeper: Option<Keeper>,
 }
 
 impl Directory {
@@ -52,13 +56,29 @@ impl Directory {
         let probe = base.join(format!("{stem}probe.tmp"));
         let written = disk::create(&probe, 0o666).and_then(|_| disk::remove(&probe));
         written.map_err(DirectoryError::at("write to", &base))?;
-        Ok(Self { root })
+        Ok(Self { root, keeper: None })
+    }
+
+    pub(crate) fn keeping(mut self, retention: Retention, names: &Names) -> Self {
+        let base = self.root.join(names.prefix());
+        self.keeper = (retention != Retention::default()).then(|| Keeper::new(base, names.stem(), retention));
+        self
+    }
+
+    /// Removes what is older or more than is kept.
+    pub(super) fn tidy(&mut self, now: i64) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.tidy(now);
+        }
     }
 
     /// Takes the place of an object of the same name.
-    pub(super) fn put(&self, key: &str, body: &[u8]) -> Outcome {
+    pub(super) fn put(&mut self, key: &str, body: &[u8]) -> Outcome {
         match self.write(&self.root.join(key), body) {
-            Ok(()) => Outcome::Done,
+            Ok(()) => {
+                self.keeper.iter_mut().for_each(|keeper| keeper.added(body.len() as u64));
+                Outcome::Done
+            }
             Err(error) => error.into(),
         }
     }
@@ -154,11 +174,11 @@ mod tests {
         let mut changes = 0;
         loop {
             let root = tempfile::tempdir().unwrap();
-            let directory = Directory::create(root.path().to_owned(), &names()).unwrap();
+            let mut directory = Directory::create(root.path().to_owned(), &names()).unwrap();
             let key = names().key(1, 0, 0);
             let mut outcome = None;
             let is_killed = disk::kill_after(changes, || outcome = Some(directory.put(&key, b"an object")));
-            let directory = Directory::create(root.path().to_owned(), &names()).unwrap();
+            let mut directory = Directory::create(root.path().to_owned(), &names()).unwrap();
             let object = (root.path().join(&key), b"an object".to_vec());
             let found = files(root.path());
             assert!(found.is_empty() || found == [object.clone()], "{changes} changes: {found:?}");
@@ -177,7 +197,7 @@ mod tests {
     #[test]
     fn says_who_has_to_act() {
         let root = tempfile::tempdir().unwrap();
-        let directory = Directory::create(root.path().to_owned(), &names()).unwrap();
+        let mut directory = Directory::create(root.path().to_owned(), &names()).unwrap();
         let key = names().key(1, 0, 0);
         let year = root.path().join(names().prefix()).join("1970");
         fs::write(&year, "").unwrap();

@@ -14,6 +14,7 @@ mod member;
 mod objects;
 mod outcome;
 mod print;
+mod retention;
 mod s3;
 mod stdout;
 #[cfg(test)]

@@ -30,6 +30,13 @@ impl Store {
             Self::S3(bucket) => bucket.put(key, body).await,
         }
     }
+
+    /// What is in a bucket is kept as the bucket says.
+    fn tidy(&mut self, now: i64) {
+        if let Self::Directory(directory) = self {
+            directory.tidy(now);
+        }
+    }
 }
 
 pub(crate) struct Objects {
@@ -104,6 +111,7 @@ impl Objects {
         if outcome != Outcome::Done {
             return Some(outcome);
         }
+        self.store.tidy(now);
         self.delivered.calls += 1;
         self.delivered.bytes += bytes;
         self.delivered.records += records;
