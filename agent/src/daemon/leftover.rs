@@ -2,17 +2,22 @@
 //! Must not know why a flow log went.
 #![forbid(unsafe_code)]
 
-use crate::deliver::{self, Delivery};
+use crate::deliver::{self, Delivery, Missed};
 use crate::spool::Spool;
 use crate::subscription::Subscription;
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Add as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// By flow log id.
 #[derive(Default)]
-pub(crate) struct Leftovers(BTreeMap<String, Leftover>);
+pub(crate) struct Leftovers {
+    /// By flow log id.
+    here: BTreeMap<String, Leftover>,
+    /// By those that are done or were taken back: what is missing does not come back with them.
+    missed: Missed,
+}
 
 struct Leftover {
     delivery: Delivery,
@@ -26,12 +31,13 @@ impl Leftovers {
         let Some(delivery) = subscription.into_delivery() else { return };
         // What waits for its object to be due need not wait any longer.
         delivery.flush();
-        self.0.insert(id, Leftover { delivery, spool, directory });
+        self.here.insert(id, Leftover { delivery, spool, directory });
     }
 
     /// Stops working on a flow log that is configured again.
     pub(crate) fn release(&mut self, id: &str) {
-        if let Some(leftover) = self.0.remove(id) {
+        if let Some(leftover) = self.here.remove(id) {
+            self.missed = self.missed + leftover.delivery.missed();
             leftover.delivery.stop();
         }
     }
@@ -40,9 +46,10 @@ impl Leftovers {
     pub(crate) fn look(&mut self) {
         let is_done = |leftover: &Leftover| leftover.spool.segments().is_empty();
         let done: Vec<String> =
-            self.0.iter().filter(|(_, leftover)| is_done(leftover)).map(|(id, _)| id.clone()).collect();
+            self.here.iter().filter(|(_, leftover)| is_done(leftover)).map(|(id, _)| id.clone()).collect();
         for id in done {
-            let Some(Leftover { delivery, directory, .. }) = self.0.remove(&id) else { continue };
+            let Some(Leftover { delivery, directory, .. }) = self.here.remove(&id) else { continue };
+            self.missed = self.missed + delivery.missed();
             delivery.stop();
             // Dead letters are for somebody to look at.
             if !directory.join(deliver::DEAD_LETTERS).exists()
@@ -53,7 +60,12 @@ impl Leftovers {
         }
     }
 
+    /// By all that were ever here.
+    pub(crate) fn missed(&self) -> Missed {
+        self.here.values().map(|leftover| leftover.delivery.missed()).fold(self.missed, Missed::add)
+    }
+
     pub(crate) fn into_deliveries(self) -> impl Iterator<Item = Delivery> {
-        self.0.into_values().map(|leftover| leftover.delivery)
+        self.here.into_values().map(|leftover| leftover.delivery)
     }
 }

@@ -7,6 +7,7 @@ use super::now;
 use super::tally::narrow;
 use crate::capture::flow::{Direction, InterfaceTotals, Total};
 use crate::capture::{Census, DropReport, Hook};
+use crate::deliver::{Delivery, Missed};
 use crate::exclude;
 use crate::select::Named;
 use crate::serve::{Ask, Asks};
@@ -15,6 +16,7 @@ use crate::status::{
 };
 use crate::subscription::Subscription;
 use std::collections::BTreeMap;
+use std::ops::Add as _;
 use std::sync::Arc;
 
 impl Daemon {
@@ -147,9 +149,8 @@ impl Daemon {
             lost.map_or(0, |(_, count)| *count)
         };
         let unparsable = total.unparsable.causes().map(|(_, total)| total.packets);
-        let deliveries: Vec<_> =
-            self.pipeline.subscriptions.iter().filter_map(|one| Some(one.delivery()?.status())).collect();
-        let dropped: Vec<_> = self.pipeline.subscriptions.iter().map(|one| one.spool().dropped()).collect();
+        let deliveries = self.pipeline.subscriptions.iter().filter_map(Subscription::delivery);
+        let missed = deliveries.map(Delivery::missed).fold(self.leftovers.missed(), Missed::add);
         let sums = &self.tally.total;
         let count = |cause: Cause| match cause {
             Cause::TablesFull => total.skipped.packets,
@@ -161,9 +162,9 @@ impl Daemon {
             Cause::DropsUnmatched => sums.unmatched.packets,
             Cause::Unnamed => sums.unnamed,
             Cause::Unspooled => sums.lost_records,
-            Cause::SpoolFull => dropped.iter().map(|dropped| dropped.records).sum(),
-            Cause::SpoolDamaged => dropped.iter().map(|dropped| dropped.corrupt_records).sum(),
-            Cause::NotTaken => deliveries.iter().map(|delivery| delivery.dead_lettered).sum(),
+            Cause::SpoolFull => missed.dropped,
+            Cause::SpoolDamaged => missed.corrupt,
+            Cause::NotTaken => missed.dead_lettered,
             Cause::JournalFailed => self.durable.errors,
             Cause::ClockStepped => self.tally.clock_steps,
         };
@@ -191,7 +192,7 @@ fn flow_log(subscription: &Subscription) -> FlowLog {
         destination: log.destination.to_string(),
         interval: log.interval,
         traffic_type: log.traffic_type.name().to_owned(),
-        delivery: subscription.delivery().map(crate::deliver::Delivery::status).unwrap_or_default(),
+        delivery: subscription.delivery().map(Delivery::status).unwrap_or_default(),
         waiting: Waiting {
             windows: segments.len() as u64,
             records: segments.iter().map(|segment| segment.records).sum(),

@@ -54,6 +54,27 @@ pub(crate) struct Finished {
     pub(crate) fatal: Option<Fault>,
 }
 
+/// Records that will never be delivered, since the agent started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Missed {
+    /// The oldest made room.
+    pub(crate) dropped: u64,
+    pub(crate) corrupt: u64,
+    pub(crate) dead_lettered: u64,
+}
+
+impl std::ops::Add for Missed {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            dropped: self.dropped + other.dropped,
+            corrupt: self.corrupt + other.corrupt,
+            dead_lettered: self.dead_lettered + other.dead_lettered,
+        }
+    }
+}
+
 impl Delivery {
     /// `directory` is the spool's.
     pub(crate) fn start(
@@ -112,6 +133,15 @@ impl Delivery {
     /// How it goes.
     pub(crate) fn status(&self) -> status::Status {
         self.shown.get()
+    }
+
+    pub(crate) fn missed(&self) -> Missed {
+        let dropped = self.spool.dropped();
+        Missed {
+            dropped: dropped.records,
+            corrupt: dropped.corrupt_records,
+            dead_lettered: self.status().dead_lettered,
+        }
     }
 
     /// Why there will never be anything to deliver to again.
