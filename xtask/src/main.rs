@@ -2,6 +2,7 @@
 mod bench;
 mod run;
 mod setup;
+mod soak;
 mod test;
 mod venv;
 
@@ -83,6 +84,14 @@ enum Task {
         #[arg(last = true, value_name = "ARGS")]
         args: Vec<OsString>,
     },
+    /// Hours of an agent's life in minutes, as root: is every packet counted, does anything grow?
+    ///
+    /// ARGS: how many minutes.
+    #[command(after_help = "Examples:\n  cargo xtask soak\n  cargo xtask soak -- 120")]
+    Soak {
+        #[arg(last = true, value_name = "ARGS")]
+        args: Vec<OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -92,6 +101,7 @@ fn main() -> ExitCode {
         Task::Run { args } => run::run(args),
         Task::Test { unit, filter } => test::run(unit, filter.as_deref()),
         Task::Bench { peers, args } => bench::run(peers, &args),
+        Task::Soak { args } => soak::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

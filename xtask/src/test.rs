@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::{cargo, need_root, output, run, setup, step, target_dir, venv};
 
-const PACKAGES: [&str; 9] =
+pub(crate) const PACKAGES: [&str; 9] =
     ["iproute2", "nftables", "iptables", "iperf3", "iputils-ping", "tcpdump", "ethtool", "libfaketime", "curl"];
 
 pub(crate) fn run(unit: bool, filter: Option<&str>) -> Result<()> {
