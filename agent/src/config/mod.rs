@@ -213,7 +213,7 @@ impl Tables {
         let context = flow_log::Context { host: &host, surroundings, spool_bytes_max, verdicts: agent.verdicts };
         let logs = self.logs.iter().map(|section| flow_log::build(section, &context)).collect::<Result<Vec<_>, _>>()?;
         self.distinct(&logs)?;
-        Ok(Config { agent, exclusions, warnings: self.warnings(&logs), host, logs })
+        Ok(Config { agent, exclusions, warnings: self.warnings(&logs, &host), host, logs })
     }
 
     /// AWS's rules about flow logs as a whole.
@@ -241,7 +241,7 @@ impl Tables {
         Ok(())
     }
 
-    fn warnings(&self, logs: &[FlowLog]) -> Vec<String> {
+    fn warnings(&self, logs: &[FlowLog], host: &Host) -> Vec<String> {
         let holds_secret = |log: &FlowLog| endpoint_of(&log.destination).is_some_and(holds_secret);
         let places = logs.iter().zip(&self.logs).filter(|(log, _)| holds_secret(log));
         let exposed = places.map(|(_, section)| section.place("endpoint-url")).filter_map(|place| {
@@ -249,7 +249,11 @@ impl Tables {
             let path = path.display();
             Some(format!("{place}: holds a password that every user of this host can read: chmod o-r {path}"))
         });
-        exposed.collect()
+        // machine-id(5): empty or "uninitialized" until a first boot has set it.
+        let is_nobody = host.machine_id.is_empty() || host.machine_id == "uninitialized";
+        let nobody = "/etc/machine-id says nothing: the ids of flow logs and interfaces are those of every such host; \
+                      run systemd-machine-id-setup";
+        exposed.chain(is_nobody.then(|| nobody.to_owned())).collect()
     }
 }
 

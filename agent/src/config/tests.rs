@@ -108,6 +108,17 @@ fn everything_said() {
     assert_eq!(log.destination, Destination::Directory { root: "/r".into(), layout, retention: Retention::default() });
 }
 
+#[test]
+fn a_host_without_an_id_is_warned_of() {
+    for (machine_id, warnings) in [("m", 0), ("", 1), ("uninitialized", 1)] {
+        let surroundings = Surroundings { machine_id: machine_id.to_owned(), ..surroundings() };
+        let (path, text) = (Path::new("f.toml"), "[[flow-log]]\nlog-destination-type = \"stdout\"");
+        let mut tables = Tables::empty(path);
+        file::parse(&mut tables, path, text, true).unwrap();
+        assert_eq!(tables.build(&surroundings).unwrap().warnings.len(), warnings, "{machine_id:?}");
+    }
+}
+
 /// Another one is the same flow log: it must know what is there as its own.
 #[test]
 fn a_directory_is_kept_as_long_as_is_said() {

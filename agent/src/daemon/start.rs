@@ -214,6 +214,8 @@ pub(crate) fn sizes(agent: Option<&Agent>) -> Sizes {
     let Some(agent) = agent else { return sizes };
     if let Some(slots) = agent.flow_table_slots {
         sizes = sizes.with_slots(slots);
+        // A scan refused by the firewall makes as many flows as one that is let in.
+        sizes.drops = sizes.drops.max(slots);
     }
     sizes.overflow = agent.overflow_slots.unwrap_or(sizes.overflow);
     sizes
