@@ -17,6 +17,7 @@ pub mod foreign;
 pub mod http;
 pub mod imds;
 pub mod listener;
+pub mod machine;
 pub mod moto;
 pub mod netns;
 pub mod nft;

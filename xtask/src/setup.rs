@@ -14,6 +14,9 @@ const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_PACKAGES: [&[&str]; 2] =
     [&["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"], &["rustc", "cargo", "libstd-rust-dev-bpf"]];
 
+/// Beside what is essential.
+const DEBIAN_CONTENTS: [&str; 5] = ["systemd", "systemd-sysv", "dbus", "iproute2", "nftables"];
+
 pub(crate) fn build_tools() -> Result<()> {
     let version = if debian_has_core() {
         eprintln!("==> BPF compiler: Debian's {DEBIAN_RUSTC}, core in {DEBIAN_CORE}");
@@ -110,6 +113,26 @@ pub(crate) fn unpacked(package: &str, program: &str) -> Result<()> {
     let mut unpack = command("dpkg-deb");
     step(&format!("unpack {package}"), unpack.arg("--extract").arg(file.path()).arg(&directory))?;
     Ok(std::fs::remove_dir_all(&download)?)
+}
+
+/// A Debian with systemd for containers that tests boot, in `target/tools/debian`.
+pub(crate) fn debian() -> Result<()> {
+    let root = root().join("target/tools/debian");
+    // debootstrap's last step leaves none of its own files.
+    if root.join("usr/lib/systemd/systemd").exists() && !root.join("debootstrap").exists() {
+        eprintln!("==> Debian for containers: {}", root.display());
+        return Ok(());
+    }
+    need_root("making a Debian for containers")?;
+    packages(&["debootstrap", "systemd-container"])?;
+    let release = std::fs::read_to_string("/etc/os-release")?;
+    let suite = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    let mut debootstrap = command("debootstrap");
+    debootstrap.args(["--variant=minbase", &format!("--include={}", DEBIAN_CONTENTS.join(","))]);
+    debootstrap.arg(suite.unwrap_or("stable")).arg(empty(&root)?).stdout(io::stderr());
+    step("make a Debian for containers (a minute)", &mut debootstrap)?;
+    // As on every new host, and on none that was copied.
+    Ok(std::fs::write(root.join("etc/machine-id"), "")?)
 }
 
 /// An empty directory.

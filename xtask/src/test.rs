@@ -25,6 +25,7 @@ fn run_steps(steps: &mut Steps, unit: bool, filter: Option<&str>) -> Result<()> 
         steps.run("packages", || setup::packages(&PACKAGES))?;
         steps.run("promtool", || setup::unpacked("prometheus", "usr/bin/promtool"))?;
         steps.run("Python packages", venv::install)?;
+        steps.run("Debian for containers", setup::debian)?;
     }
     steps.cargo("format", cargo(["fmt", "--all", "--check"]))?;
     // Their binaries are for BPF only; agent-ebpf's library is linted as the agent's dependency.
