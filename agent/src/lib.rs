@@ -20,6 +20,7 @@ mod format;
 mod identity;
 mod journal;
 mod metrics;
+mod notify;
 mod pipeline;
 mod privileges;
 mod record;
