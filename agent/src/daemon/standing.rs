@@ -9,8 +9,8 @@ use super::Daemon;
 
 #[derive(Default)]
 struct Standing {
-    interfaces: usize,
-    flow_logs: usize,
+    interfaces: u64,
+    flow_logs: u64,
     windows: u64,
     packets: u64,
     /// What is wrong.
@@ -20,8 +20,8 @@ struct Standing {
 impl Daemon {
     pub(super) fn standing(&self) -> String {
         let mut standing = Standing {
-            interfaces: self.capture.attached().count(),
-            flow_logs: self.pipeline.subscriptions.len(),
+            interfaces: self.capture.attached().count() as u64,
+            flow_logs: self.pipeline.subscriptions.len() as u64,
             windows: self.tally.windows,
             packets: self.tally.total.seen.packets,
             troubles: Vec::new(),
@@ -48,13 +48,9 @@ impl Daemon {
 impl fmt::Display for Standing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { interfaces, flow_logs, windows, packets, troubles } = self;
-        let many = |count: usize| if count == 1 { "" } else { "s" };
-        write!(
-            f,
-            "{interfaces} interface{}, {flow_logs} flow log{}; {packets} packets in {windows} windows",
-            many(*interfaces),
-            many(*flow_logs)
-        )?;
+        let many = |count: u64| if count == 1 { "" } else { "s" };
+        let (i, l, p, w) = (many(*interfaces), many(*flow_logs), many(*packets), many(*windows));
+        write!(f, "{interfaces} interface{i}, {flow_logs} flow log{l}; {packets} packet{p} in {windows} window{w}")?;
         troubles.iter().try_for_each(|trouble| write!(f, "; {trouble}"))
     }
 }
