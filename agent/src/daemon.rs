@@ -7,9 +7,12 @@ use crate::capture::{Capture, DropReport, Hook, Sizes};
 use crate::cli::Failure;
 use crate::config::{Agent, Host};
 use crate::durable::Durable;
+use crate::fault;
 use crate::identity::asking::Asking;
 use crate::journal::{CARRIED, Frame};
+use crate::notify::Notify;
 use crate::pipeline::{Pipeline, Slice, Summary};
+use crate::privileges::Privileges;
 use crate::select::{Named, Selection};
 use crate::serve::{Places, Server, socket};
 use crate::state_lock::HAND_OVER;
@@ -30,6 +33,7 @@ mod recover;
 mod reload;
 mod room;
 mod snapshot;
+mod standing;
 mod start;
 mod tally;
 
@@ -59,6 +63,14 @@ fn clocks() -> (i64, i64) {
     (read(ClockId::CLOCK_REALTIME), read(ClockId::CLOCK_MONOTONIC))
 }
 
+/// A stop that comes before [`run`] is kept for it: what a former agent left in the kernel must not count on after it.
+pub(crate) fn keep_stops() -> Result<(), Failure> {
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGTERM);
+    mask.add(HAND_OVER);
+    mask.thread_block().map_err(|error| Failure::Run(format!("block signals: {error}")))
+}
+
 /// Runs until SIGINT or SIGTERM, or until another agent takes over.
 pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     let Plan { settings, agent, pipeline, host, news, mut lock, pins } = plan;
@@ -72,6 +84,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     let signals =
         SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(io("signalfd"))?;
     lock.sign();
+    Privileges::read().log();
     let (durable, recovery) = Durable::open(&agent.state_directory);
     let watch = Watch::new().map_err(io("watch interfaces"))?;
     let sizes = start::sizes(Some(&agent));
@@ -108,6 +121,9 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
         looked: Instant::now(),
         asking,
         durable,
+        notify: Notify::new(),
+        unattached: Vec::new(),
+        not_reloaded: None,
     };
     // Before the interfaces: a refused packet that was counted must not stay ACCEPT. One that was dropped before its
     // interface was hooked finds no counterpart and is in no record.
@@ -126,6 +142,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     daemon.change(news)?;
     let (server, asks) = Server::start(daemon.places());
     daemon.say_ready(&sizes);
+    daemon.notify.ready(daemon.standing());
     let mut stop = false;
     while !stop {
         let mut fds = [PollFd::new(watch.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
@@ -135,6 +152,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
         }
         if let Ok(Some(signal)) = signals.read_signal() {
             if signal.ssi_signo == HAND_OVER as u32 && daemon.can_hand_over() {
+                daemon.notify.stopping("handing over", Duration::ZERO);
                 daemon.capture.flush_log();
                 let report = daemon.capture.drop_report().ok().flatten();
                 let said = daemon.said(report.as_ref());
@@ -144,7 +162,9 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
                 return Ok(());
             }
             if signal.ssi_signo == Signal::SIGHUP as u32 {
+                daemon.notify.reloading();
                 daemon.reload()?;
+                daemon.notify.ready(daemon.standing());
             } else {
                 stop = true;
             }
@@ -165,6 +185,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
             return Err(Failure::Run(fault));
         }
     }
+    daemon.notify.stopping("delivering what waits", daemon.agent.shutdown);
     drop(server);
     let report = daemon.capture.drop_report().ok().flatten();
     daemon.capture.close();
@@ -221,6 +242,11 @@ struct Daemon {
     durable: Durable,
     /// By the wall clock and by the other.
     started: (i64, Instant),
+    notify: Notify,
+    /// Names of wanted interfaces that we could not attach to.
+    unattached: Vec<String>,
+    /// Why the last reload was refused, if it was.
+    not_reloaded: Option<String>,
 }
 
 impl Daemon {
@@ -255,10 +281,12 @@ impl Daemon {
             tracing::info!(interface = %interface.name, "detached");
             self.left.push(interface.index);
         }
+        self.unattached.clear();
         for (interface, error) in &changes.failed {
             // Gone between the listing and the attachment: the next change of the interfaces tells.
             if interfaces::list().is_ok_and(|now| now.iter().any(|i| i.index == interface.index)) {
-                tracing::error!(interface = %interface.name, %error, "cannot attach");
+                tracing::error!(interface = %interface.name, error = error.explained(), "cannot attach");
+                self.unattached.push(interface.name.clone());
             }
         }
         Ok(())
@@ -296,6 +324,7 @@ impl Daemon {
 
     /// Drains when it is time to, closes the window when it has ended.
     fn tick(&mut self, stop: bool) -> Result<(), Failure> {
+        fault::stand_still("loop-turns");
         let (wall, monotonic) = clocks();
         if let Some(step) = self.wall.step(wall, monotonic) {
             self.step(step, wall)?;
@@ -330,6 +359,10 @@ impl Daemon {
             self.cut(now)?;
         } else if !self.settings.hold_drain && self.capture.crowded() {
             self.drain(0)?;
+        }
+        self.notify.turned();
+        if self.notify.wants_status() {
+            self.notify.status(self.standing());
         }
         Ok(())
     }

@@ -1,9 +1,9 @@
-//! Places at which a test has the process killed. Without the feature `fault-points` they are nothing.
+//! Places at which a test has the process killed, or a thread stand still. Without the feature `fault-points` they are nothing.
 //! `FLOWLOGD_FAULT=journal-appended:3` is the third pass of that place.
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "fault-points")]
-pub(crate) use armed::{point, point_after};
+pub(crate) use armed::{point, point_after, stand_still};
 
 /// A place by this name.
 #[cfg(not(feature = "fault-points"))]
@@ -15,11 +15,17 @@ pub(crate) fn point(_: &str) {}
 #[inline(always)]
 pub(crate) fn point_after(_: &str, _: impl FnOnce()) {}
 
+/// As [`point`], where the process does not end: the thread never goes on.
+#[cfg(not(feature = "fault-points"))]
+#[inline(always)]
+pub(crate) fn stand_still(_: &str) {}
+
 #[cfg(feature = "fault-points")]
 mod armed {
     use std::env;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::thread;
 
     use nix::sys::signal::{Signal, raise};
 
@@ -43,5 +49,13 @@ mod armed {
             // Nobody can catch or ignore it: it does not return.
             let _ = raise(Signal::SIGKILL);
         }
+    }
+
+    pub(crate) fn stand_still(name: &str) {
+        point_after(name, || {
+            loop {
+                thread::park();
+            }
+        });
     }
 }

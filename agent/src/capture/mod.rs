@@ -18,6 +18,7 @@ pub mod interfaces;
 mod load;
 mod pin;
 mod reason;
+mod refusal;
 mod stubs;
 #[expect(unsafe_code, reason = "mmap and bpf(2) have no safe wrapper")]
 mod sys;
@@ -127,7 +128,7 @@ impl Capture {
 
     /// Whether the kernel side stays when we end without [`Self::close`].
     pub fn is_pinned(&self) -> bool {
-        self.pins.is_some()
+        self.pins.as_ref().is_some_and(Pins::are_there)
     }
 
     /// The epoch that is counted in, which the next drain ends.
@@ -160,7 +161,7 @@ impl Capture {
         };
         let cpus = self.loaded.tables.sizes.cpus;
         let drops = drops::Drops::attach(&mut self.loaded.ebpf, kernel, cpus, self.pins.as_ref())
-            .map_err(|error| Unavailable::Other(error.to_string()))?;
+            .map_err(|error| Unavailable::Other(error.explained()))?;
         self.loaded.drops = Some(drops);
         Ok(())
     }

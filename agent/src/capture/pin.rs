@@ -106,6 +106,11 @@ impl Pins {
         self.own().join(name)
     }
 
+    /// Whether another agent would find our maps: not when somebody has removed them.
+    pub(crate) fn are_there(&self) -> bool {
+        self.map(COUNTING[0]).exists()
+    }
+
     pub(crate) fn shared(&self, name: &str) -> PathBuf {
         self.version.join(SHARED_DIRECTORY).join(name)
     }

@@ -64,7 +64,9 @@ pub(crate) fn recursion_misses(ebpf: &mut Ebpf, pins: Option<&Pins>) -> Result<[
         let read =
             |result: std::io::Result<u64>| result.map_err(|source| Error::Io { what: "read program info", source });
         *misses = match pins {
-            Some(pins) => read(sys::recursion_misses(ProgramInfo::from_pin(pins.shared(name))?.fd()?.as_fd()))?,
+            Some(pins) => {
+                read(sys::pinned(&pins.shared(name)).and_then(|program| sys::recursion_misses(program.as_fd())))?
+            }
             None => read(sys::recursion_misses(tracepoint(ebpf, name)?.fd()?.as_fd()))?,
         };
     }

@@ -1,9 +1,12 @@
 //! The only `unsafe` of the agent: mapping a BPF array into memory, batches of a hash, huge pages, the grace period, who
 //! is on an interface's hook, and the clock's state.
 //! Knows sizes and file descriptors, nothing of what the words mean.
+use std::ffi::CString;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// An mmapable BPF array, seen as 64-bit words. The kernel side writes while we read, hence atomics; relaxed ones,
@@ -247,6 +250,7 @@ pub(crate) fn clock_is_synchronised() -> io::Result<bool> {
     }
 }
 
+const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 
 /// As [`CreateAttr`], for `BPF_OBJ_GET_INFO_BY_FD`.
@@ -255,6 +259,24 @@ struct InfoAttr {
     bpf_fd: u32,
     info_len: u32,
     info: u64,
+}
+
+#[repr(C)]
+struct ObjectAttr {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// What is pinned there. Aya finds a pinned program's descriptor, and that of the BTF that it was attached by, by id, which
+/// wants CAP_SYS_ADMIN.
+pub(crate) fn pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let pathname = path.as_ptr().expose_provenance() as u64;
+    let mut attr = ObjectAttr { pathname, bpf_fd: 0, file_flags: 0 };
+    let fd = i32::try_from(bpf(BPF_OBJ_GET, &mut attr)?).map_err(io::Error::other)?;
+    // SAFETY: a descriptor that the kernel has just given us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Words of `struct bpf_prog_info` up to and with `recursion_misses` (include/uapi/linux/bpf.h), which aya leaves out.

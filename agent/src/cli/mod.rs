@@ -4,6 +4,7 @@
 mod check;
 mod detach;
 mod doctor;
+mod journald;
 mod list;
 pub mod log;
 mod run;
@@ -75,9 +76,7 @@ pub(crate) enum Failure {
 
 impl From<crate::capture::Error> for Failure {
     fn from(error: crate::capture::Error) -> Self {
-        // The verifier's log has many lines; the first says what failed.
-        let text = error.to_string();
-        Self::Run(text.lines().next().unwrap_or_default().to_owned())
+        Self::Run(error.explained())
     }
 }
 
@@ -130,7 +129,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Silent) => ExitCode::FAILURE,
         Err(failure) => {
-            eprintln!("flowlogd: {failure}");
+            log::say_failure(&failure);
             ExitCode::from(if matches!(failure, Failure::Usage(_)) { 2 } else { 1 })
         }
     }

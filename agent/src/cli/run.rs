@@ -221,6 +221,7 @@ impl Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    daemon::keep_stops()?;
     let tables = match &args.config {
         Some(path) => config::read(path).map_err(|error| Failure::Usage(error.to_string()))?,
         None => args.tables()?,

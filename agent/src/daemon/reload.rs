@@ -28,11 +28,13 @@ impl Daemon {
         match self.read() {
             Ok(news) => {
                 self.change(news)?;
+                self.not_reloaded = None;
                 tracing::info!(flow_logs = self.pipeline.subscriptions.len(), "reloaded");
                 Ok(())
             }
             Err(failure) => {
                 tracing::error!("not reloaded, the former configuration goes on: {failure}");
+                self.not_reloaded = Some(failure.to_string());
                 Ok(())
             }
         }

@@ -26,7 +26,7 @@ impl Daemon {
         if asks.peek().is_none() {
             return;
         }
-        let snapshot = self.snapshot().map(Arc::new).map_err(|error| error.to_string());
+        let snapshot = self.snapshot().map(Arc::new).map_err(|error| error.explained());
         for Ask::Status(answer) in asks {
             // Who has gone away meanwhile needs none.
             let _ = answer.send(snapshot.clone());

@@ -7,11 +7,11 @@ use crate::capture::{self, Hook, PinError, Pins, Sizes, interfaces};
 use crate::cli::Failure;
 use crate::config::{Agent, Config, Host, Metadata, Surroundings, Tables};
 use crate::deliver::{self, Delivery};
-use crate::doctor;
 use crate::flow_log::{Destination, FlowLog};
 use crate::identity::asking::Asking;
 use crate::identity::{Identity, STAND_IN_ACCOUNT_ID, STAND_IN_REGION, kept};
 use crate::pipeline::Pipeline;
+use crate::privileges::Privileges;
 use crate::sink::{Directory, Names};
 use crate::spool::Spool;
 use crate::state_lock::{self, StateLock};
@@ -68,9 +68,7 @@ pub(crate) fn plan(settings: Settings, config: Config) -> Result<Plan, Failure> 
     if let Metadata::Silent { why } = &settings.surroundings.metadata {
         is_somebody(why, &config.host)?;
     }
-    let missing = doctor::missing_capabilities();
-    if !missing.is_empty() {
-        let why = format!("missing {}: run as root, or see flowlogd doctor", missing.join(", "));
+    if let Some(why) = Privileges::read().shortage() {
         return Err(Failure::Run(why));
     }
     // Before a destination or a spool is opened: opening one removes what a crashed run left half-written, and that must

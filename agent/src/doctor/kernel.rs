@@ -5,28 +5,18 @@ use std::fs;
 
 use super::Check;
 use crate::capture::{self, Capture, Sizes};
-
-/// Capabilities the agent needs: bit number (include/uapi/linux/capability.h) and name.
-const CAPABILITIES: [(u32, &str); 3] = [(39, "CAP_BPF"), (38, "CAP_PERFMON"), (12, "CAP_NET_ADMIN")];
-
-/// Names of the needed capabilities that this process does not have.
-pub(crate) fn missing_capabilities() -> Vec<&'static str> {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or_default();
-    CAPABILITIES.iter().filter(|(bit, _)| effective >> bit & 1 == 0).map(|&(_, name)| name).collect()
-}
+use crate::privileges::Privileges;
 
 pub(super) fn checks() -> Vec<Check> {
     vec![capabilities(), programs(), kernel(), verdicts(), lockdown(), realtime()]
 }
 
 fn capabilities() -> Check {
-    let missing = missing_capabilities();
+    let missing = Privileges::read().missing();
     if missing.is_empty() {
         return Check::good("privileges", "CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN");
     }
-    let fix = "run as root, or give the service these AmbientCapabilities";
+    let fix = "run as root, or give them to the service: CapabilityBoundingSet= and AmbientCapabilities= of its unit";
     Check::bad("privileges", format!("missing {}", missing.join(", ")), fix)
 }
 
@@ -36,7 +26,7 @@ fn programs() -> Check {
         Ok(_) => Check::good("programs", "load and verify"),
         Err(error) => {
             let fix = "needs Linux 5.15 or newer with CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_BPF";
-            Check::bad("programs", error.to_string().lines().next().unwrap_or_default(), fix)
+            Check::bad("programs", error.explained(), fix)
         }
     }
 }

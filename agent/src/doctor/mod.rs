@@ -11,7 +11,6 @@ mod kernel;
 use serde::Serialize;
 
 use crate::config::Config;
-pub(crate) use kernel::missing_capabilities;
 
 /// How a check came out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
