@@ -113,7 +113,7 @@ pub(crate) fn unpacked(package: &str, program: &str) -> Result<()> {
 }
 
 /// An empty directory.
-fn empty(path: &Path) -> Result<PathBuf> {
+pub(crate) fn empty(path: &Path) -> Result<PathBuf> {
     if path.exists() {
         std::fs::remove_dir_all(path)?;
     }
