@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything a developer or CI does with this repository.
 mod bench;
+mod package;
 mod run;
 mod setup;
 mod soak;
@@ -30,6 +31,7 @@ Examples:
   cargo xtask run                    build, then write this host's flow logs to stdout
   cargo xtask test                   all that CI runs
   cargo xtask test --unit checksum   unit tests with `checksum` in their name
+  cargo xtask package                .deb, .rpm and .tar.gz
   cargo xtask bench -- --help        options of the benchmark";
 
 #[derive(Subcommand)]
@@ -72,6 +74,23 @@ enum Task {
         /// Run only tests with this in their name
         filter: Option<String>,
     },
+    /// Make the packages: .deb, .rpm and .tar.gz, in target/package
+    ///
+    /// Of a release build, or of a binary that is there. Builds cargo-deb and cargo-generate-rpm into target/tools, once.
+    /// The date of all files is SOURCE_DATE_EPOCH, or else the last commit's.
+    #[command(after_help = "Examples:\n  cargo xtask package\n  \
+        cargo xtask package --binary target/checked/flowlogd --version 0.2.0~test")]
+    Package {
+        /// Of the packages; the workspace's by default
+        #[arg(long, value_name = "VERSION")]
+        version: Option<String>,
+        /// Package this and build nothing
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
+        /// Put the packages here
+        #[arg(long, value_name = "DIR")]
+        output: Option<PathBuf>,
+    },
     /// Build and run the benchmark, as root
     ///
     /// ARGS are for the benchmark; `cargo xtask bench -- --help` lists them.
@@ -100,6 +119,9 @@ fn main() -> ExitCode {
         Task::Build { release } => run::build(release),
         Task::Run { args } => run::run(args),
         Task::Test { unit, filter } => test::run(unit, filter.as_deref()),
+        Task::Package { version, binary, output } => {
+            package::run(version.as_deref(), binary.as_deref(), output.as_deref())
+        }
         Task::Bench { peers, args } => bench::run(peers, &args),
         Task::Soak { args } => soak::run(&args),
     };

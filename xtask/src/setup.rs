@@ -136,7 +136,7 @@ pub(crate) fn debian() -> Result<()> {
 }
 
 /// An empty directory.
-fn empty(path: &Path) -> Result<PathBuf> {
+pub(crate) fn empty(path: &Path) -> Result<PathBuf> {
     if path.exists() {
         std::fs::remove_dir_all(path)?;
     }

@@ -16,6 +16,7 @@ use crate::flow_log::{Destination, FlowLog, Layout};
 use crate::stack::Stack;
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n  flowlogd check\n  flowlogd check --config flowlogd.toml --iam-policy")]
 pub(super) struct Args {
     /// The configuration; conf.d/*.toml beside it adds flow logs
     #[arg(long, value_name = "FILE", default_value = config::DEFAULT_FILE)]

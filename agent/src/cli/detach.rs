@@ -7,6 +7,7 @@ use crate::state_lock;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n  flowlogd detach\n  flowlogd detach --bpf-directory /sys/fs/bpf/flowlogd")]
 pub(super) struct Args {
     /// Where the agent pinned
     #[arg(long, value_name = "DIR", default_value = DEFAULT_DIRECTORY)]

@@ -10,6 +10,7 @@ use crate::config::{self, Config};
 use crate::doctor::{self, Check, Verdict};
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n  flowlogd doctor\n  flowlogd doctor --config flowlogd.toml --json")]
 pub(super) struct Args {
     /// Also look at the destinations of this file [default: /etc/flowlogd/flowlogd.toml, if it is there]
     #[arg(long, value_name = "FILE")]

@@ -15,6 +15,7 @@ use crate::config::{self, Config};
 use crate::deliver::{self, status::Status};
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n  flowlogd list\n  flowlogd list --json")]
 pub(super) struct Args {
     /// The configuration; conf.d/*.toml beside it adds flow logs
     #[arg(long, value_name = "FILE", default_value = config::DEFAULT_FILE)]

@@ -4,6 +4,7 @@
 mod check;
 mod detach;
 mod doctor;
+mod generate;
 mod journald;
 mod list;
 pub mod log;
@@ -58,6 +59,9 @@ enum Command {
     Spool(spool::Args),
     /// Say what this host, these privileges and these credentials allow, and how to mend what is missing
     Doctor(doctor::Args),
+    /// Write man pages and completions, as packages install them
+    #[command(hide = true)]
+    Generate(generate::Args),
 }
 
 /// Why we end with other than 0. One line each.
@@ -124,6 +128,7 @@ pub fn main() -> ExitCode {
         Command::Detach(args) => detach::run(&args),
         Command::Spool(args) => spool::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Generate(args) => generate::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

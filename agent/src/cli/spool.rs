@@ -15,6 +15,7 @@ use crate::deliver::{DEAD_LETTERS, FLOW_LOG};
 use crate::flow_log::FlowLog;
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n  flowlogd spool\n  flowlogd spool --json")]
 pub(super) struct Args {
     /// State of the agent
     #[arg(long, value_name = "DIR", default_value = "/var/lib/flowlogd")]

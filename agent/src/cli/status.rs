@@ -30,6 +30,7 @@ impl Agent {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:\n  flowlogd status\n  flowlogd status --json")]
 pub(super) struct Args {
     #[command(flatten)]
     agent: Agent,
