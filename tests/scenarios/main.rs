@@ -43,6 +43,7 @@ mod reject_offload;
 mod reject_programs;
 mod reject_rate;
 mod restart;
+mod service;
 mod service_manager;
 mod status;
 mod status_socket;

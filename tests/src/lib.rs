@@ -21,6 +21,7 @@ pub mod machine;
 pub mod moto;
 pub mod netns;
 pub mod nft;
+pub mod package;
 pub mod policy;
 pub mod proxy;
 pub mod python;
