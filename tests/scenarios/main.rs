@@ -48,6 +48,7 @@ mod status_socket;
 mod stop;
 mod table_limits;
 mod throughput;
+mod top;
 mod tun;
 mod udp;
 mod upgrade;
