@@ -12,7 +12,7 @@ use crate::python::PYTHON;
 /// must end by itself, with the terminal as it was. Prints its exit code and whether the terminal's modes and its screen
 /// were given back.
 const PTY: &str = r#"
-import os, pty, select, signal, struct, subprocess, sys, termios, fcntl, time
+import codecs, os, pty, re, select, signal, struct, subprocess, sys, termios, fcntl, time
 signal.alarm(60)
 script = open(sys.argv[1]).read().splitlines()
 master, slave = pty.openpty()
@@ -23,26 +23,42 @@ def own():
     fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
     signal.alarm(55)
 program = subprocess.Popen(sys.argv[2:], stdin=slave, stdout=slave, stderr=slave, preexec_fn=own, close_fds=True)
-output = b""
+decode = codecs.getincrementaldecoder("utf-8")().decode
+output, left, lines, row, column = b"", "", [[" "] * 110 for _ in range(30)], 0, 0
+def paint(text):
+    """Only what moves or writes: a whole control sequence, or one character."""
+    global left, lines, row, column
+    left += text
+    while match := re.match(r"\x1b\[([?0-9;]*)([@-~])|\x1b(?!\[)(.)|([^\x1b])", left, re.S):
+        left = left[match.end():]
+        numbers, final, _, character = match.groups()
+        if final == "H":
+            row, column = (int(number or 1) - 1 for number in (numbers + ";").split(";")[:2])
+        elif final == "J":
+            lines = [[" "] * 110 for _ in range(30)]
+        elif character and character >= " " and row < 30 and column < 110:
+            lines[row][column] = character
+            column += 1
 def more(wait):
     global output
     if select.select([master], [], [], wait)[0]:
-        output += os.read(master, 65536)
+        some = os.read(master, 65536)
+        output += some
+        paint(decode(some))
         return True
     return False
 def fail(why):
     program.kill()
-    sys.exit(f"{why}; written so far: {output[-3000:]!r}")
-at = 0
+    screen = "\n".join("".join(line).rstrip() for line in lines)
+    sys.exit(f"{why} on\n{screen}")
 for line in script:
     what, _, text = line.partition(" ")
     if what == "see":
         deadline = time.monotonic() + 20
-        while text.encode() not in output[at:]:
+        while not any(text in "".join(line) for line in lines):
             if time.monotonic() > deadline or program.poll() is not None:
                 fail(f"no {text!r}")
             more(0.05)
-        at = output.index(text.encode(), at) + len(text)
     elif what == "type":
         os.write(master, text.encode().decode("unicode_escape").encode())
     elif what == "signal":

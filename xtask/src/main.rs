@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything a developer or CI does with this repository.
 mod bench;
+mod picture;
 mod run;
 mod setup;
 mod test;
@@ -71,6 +72,10 @@ enum Task {
         /// Run only tests with this in their name
         filter: Option<String>,
     },
+    /// Draw docs/pictures: the agent's own output about real traffic, as root
+    ///
+    /// Runs the release build, or $FLOWLOGD_BIN, between network namespaces that it makes and removes.
+    Picture,
     /// Build and run the benchmark, as root
     ///
     /// ARGS are for the benchmark; `cargo xtask bench -- --help` lists them.
@@ -91,6 +96,7 @@ fn main() -> ExitCode {
         Task::Build { release } => run::build(release),
         Task::Run { args } => run::run(args),
         Task::Test { unit, filter } => test::run(unit, filter.as_deref()),
+        Task::Picture => picture::draw(),
         Task::Bench { peers, args } => bench::run(peers, &args),
     };
     match result {

@@ -27,7 +27,8 @@ pub(crate) use words::{action, protocol};
 pub(crate) struct Answer {
     pub(crate) version: String,
     pub(crate) pid: u32,
-    /// When the tables were read: Unix milliseconds. At most a second before the answer, for all who ask share a look.
+    /// When the tables were read: Unix milliseconds. All who ask share a look: at most a second before the answer, or
+    /// four times as long as a look takes.
     pub(crate) time_ms: i64,
     pub(crate) uptime_seconds: u64,
     pub(crate) host: Host,

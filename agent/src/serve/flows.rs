@@ -1,7 +1,7 @@
 //! The agent's flows for whoever asks: one look at the tables for all who ask within a second.
 //! Must not know how the tables are read, nor what is asked of the flows.
-//! Always: the daemon looks at most once a second, however many ask, or go away again; nothing is kept for longer than
-//! that when nobody asks.
+//! Always: the daemon looks at most once a second, and more rarely where a look takes long, however many ask, or go away
+//! again; nothing is kept for longer than that when nobody asks.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -14,8 +14,10 @@ use super::{Ask, Daemon};
 use crate::flows::{About, Picture};
 use crate::pipeline::Open;
 
-/// A look at a million flows takes the daemon's thread about 100 ms.
+/// The daemon's thread scans the tables for a look, as for a drain, and copies what was drained before (`bench drain`).
 pub(super) const EVERY: Duration = Duration::from_secs(1);
+/// Of the time between two looks, at most one part in so many is spent on them.
+const PARTS: u32 = 4;
 
 /// Or why it cannot be found out.
 pub(crate) type Looked = Result<Box<(About, Open)>, String>;
@@ -28,12 +30,14 @@ pub(super) struct Looks(Arc<Mutex<Look>>);
 struct Look {
     /// When the daemon was asked.
     at: Option<Instant>,
+    /// How long it took, with the wait for the daemon.
+    took: Duration,
     picture: Option<Arc<Picture>>,
 }
 
 impl Look {
     fn ends(&self) -> Option<Instant> {
-        self.at.map(|at| at + EVERY)
+        self.at.map(|at| at + EVERY.max(self.took * PARTS))
     }
 }
 
@@ -49,7 +53,8 @@ impl Daemon {
         if let Some(end) = look.ends().filter(|_| is_fresh) {
             sleep_until(end).await;
         }
-        *look = Look { at: Some(Instant::now()), picture: None };
+        let start = Instant::now();
+        *look = Look { at: Some(start), ..Look::default() };
         let (answer, answered) = oneshot::channel();
         self.asks.try_send(Ask::Flows(answer)).ok()?;
         let (about, open) = match tokio::time::timeout(self.patience, answered).await.ok()?.ok()? {
@@ -57,7 +62,7 @@ impl Daemon {
             Err(why) => return Some(Err(why)),
         };
         let picture = Arc::new(Picture::new(about, open));
-        look.picture = Some(Arc::clone(&picture));
+        (look.took, look.picture) = (start.elapsed(), Some(Arc::clone(&picture)));
         if let Some(end) = look.ends() {
             tokio::spawn(self.looks.clone().forget(end));
         }
