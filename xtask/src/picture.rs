@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::{need_root, root, run, setup, target_dir};
 
 const PACKAGES: [&str; 5] = ["iproute2", "iperf3", "iputils-ping", "nftables", "tmux"];
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 /// Columns and rows of the terminal.
 const TOP: [&str; 2] = ["104", "18"];
 const STATUS: [&str; 2] = ["190", "40"];
@@ -47,11 +47,12 @@ pub(crate) fn draw() -> Result<()> {
     scene.agent(&agent)?;
     scene.traffic()?;
     let state = scene.path("state");
-    let busy = |screen: &str| screen.contains("REJECT") && screen.matches("MiB/s").count() > 2;
-    let top = scene.screen(TOP, &format!("{agent} top --state-directory {state}"), busy)?;
+    let busy = |screen: &str| screen.matches("REJECT").count() > 2 && screen.matches("MiB").count() > 2;
+    let top = scene.screen("top", TOP, &format!("{agent} top --state-directory {state}"), busy)?;
     // A window of each flow log is delivered.
-    let delivered = |screen: &str| screen.contains("nothing lost") && screen.matches("never").count() == 0;
+    let delivered = |screen: &str| screen.contains("nothing lost") && !screen.contains("never");
     let status = scene.screen(
+        "status",
         STATUS,
         &format!("while {agent} status --state-directory {state}; do sleep 2; clear; done"),
         delivered,
@@ -106,21 +107,20 @@ impl Scene {
     }
 
     fn agent(&mut self, program: &str) -> Result<()> {
-        let (config, records) = (self.path("flowlogd.toml"), self.path("records"));
-        let log = |kind: &str| {
+        let (config, state, srv) = (self.path("flowlogd.toml"), self.path("state"), self.path("srv"));
+        let log = |traffic: &str, to: &str| {
             format!(
-                "[[flow-log]]\nmax-aggregation-interval = 60\ntraffic-type = {kind:?}\nlog-destination-type = \"directory\"\nobject-interval = 0\n"
+                "[[flow-log]]\nmax-aggregation-interval = 60\ntraffic-type = \"{traffic}\"\nobject-interval = 0\n\
+                 log-destination-type = \"directory\"\nlog-destination = \"/srv/{to}\"\n"
             )
         };
-        let text = format!(
-            "{}log-destination = {records:?}\n{}log-destination = \"{records}-reject\"\n",
-            log("ALL"),
-            log("REJECT")
-        );
-        fs::write(&config, text)?;
-        let state = self.path("state");
+        fs::write(&config, log("ALL", "flow-logs") + &log("REJECT", "refused"))?;
         fs::create_dir(&state)?;
-        self.spawn("h", &format!("{program} run --config {config} --state-directory {state}"))?;
+        fs::create_dir(&srv)?;
+        // Where it pins and where it writes is its own alone, and goes with it.
+        let mounts = format!("mount -t bpf none /sys/fs/bpf && mount --bind {srv} /srv");
+        let run = format!("exec {program} run --config {config} --state-directory {state}");
+        self.spawn("h", &format!("unshare --mount sh -c '{mounts} && {run}'"))?;
         let socket = self.directory.join("state/flowlogd.sock");
         wait("the agent", || Ok(socket.exists().then_some(())))
     }
@@ -155,16 +155,22 @@ impl Scene {
     }
 
     /// What a terminal shows of a command, with its colours, once it is as wanted.
-    fn screen(&self, [columns, rows]: [&str; 2], line: &str, is_wanted: impl Fn(&str) -> bool) -> Result<String> {
+    fn screen(
+        &self,
+        name: &str,
+        [columns, rows]: [&str; 2],
+        line: &str,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Result<String> {
         // A host's name that says nothing of where it was drawn.
         let line = format!("unshare --uts sh -c 'echo edge-1 >/proc/sys/kernel/hostname; {line}'");
-        self.tmux(&["new-session", "-d", "-s", "it", "-x", columns, "-y", rows, &line])?;
-        let screen = wait("the screen", || {
-            let plain = self.tmux(&["capture-pane", "-p", "-t", "it"])?;
-            if is_wanted(&plain) { self.tmux(&["capture-pane", "-p", "-e", "-t", "it"]).map(Some) } else { Ok(None) }
+        self.tmux(&["new-session", "-d", "-s", name, "-x", columns, "-y", rows, &line])?;
+        let mut last = String::new();
+        let screen = wait("such a screen", || {
+            last = self.tmux(&["capture-pane", "-p", "-t", name])?;
+            if is_wanted(&last) { self.tmux(&["capture-pane", "-p", "-e", "-t", name]).map(Some) } else { Ok(None) }
         });
-        self.tmux(&["kill-session", "-t", "it"])?;
-        screen
+        screen.with_context(|| format!("the last one was\n{last}"))
     }
 }
 
@@ -188,13 +194,13 @@ impl Drop for Scene {
 }
 
 fn wait<T>(what: &str, mut condition: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let deadline = Instant::now() + 3 * LIMIT;
+    let deadline = Instant::now() + LIMIT;
     loop {
         if let Some(value) = condition()? {
             return Ok(value);
         }
         if Instant::now() >= deadline {
-            bail!("no {what} within {:?}", 3 * LIMIT);
+            bail!("no {what} within {:?}", LIMIT);
         }
         thread::sleep(Duration::from_millis(100));
     }
