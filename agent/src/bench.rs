@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod deliver;
+mod look;
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 
 pub use deliver::{DeliverCost, deliver, fill};
+pub use look::{LookCost, look};
 
 use crate::capture::flow::Drained;
 use crate::emit;

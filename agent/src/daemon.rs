@@ -52,10 +52,15 @@ fn now() -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
+fn now_ms() -> i64 {
+    clocks().0 / NANOSECONDS_IN_MS
+}
+
 /// Seconds after its end that a window may be closed and still end where it should.
 const LATE: i64 = 2;
 
 const NANOSECONDS: i64 = 1_000_000_000;
+const NANOSECONDS_IN_MS: i64 = 1_000_000;
 
 /// Wall clock and monotonic clock, in nanoseconds.
 fn clocks() -> (i64, i64) {
@@ -112,6 +117,8 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
         left: Vec::new(),
         // The first window begins when we do.
         window: (start.max(now()), last),
+        since_ms: now_ms(),
+        drained_ms: now_ms(),
         tally: Tally::default(),
         wall: Wall::new(wall, monotonic),
         unspooled: false,
@@ -227,6 +234,10 @@ struct Daemon {
     left: Vec<u32>,
     /// First and last second of the slice.
     window: (i64, i64),
+    /// When its first epoch began, Unix milliseconds.
+    since_ms: i64,
+    /// When the last epoch ended.
+    drained_ms: i64,
     tally: Tally,
     wall: Wall,
     /// A window could not be spooled.
@@ -402,6 +413,7 @@ impl Daemon {
         let (pipeline, durable) = (&mut self.pipeline, &mut self.durable);
         let (generation, epoch) = (self.capture.generation().0, self.capture.epoch());
         let start = Instant::now();
+        self.drained_ms = now_ms();
         let drained = self.capture.drain_after_step(stepped, |drained| {
             let frame = Frame { generation, epoch, drained };
             durable.append(&frame);
@@ -415,6 +427,7 @@ impl Daemon {
     /// Ends the slice and keeps it. To be published when the next one has begun, for its file goes then.
     fn close(&mut self, start: i64, last: i64, ends: bool) -> Slice {
         let gaps = std::mem::take(&mut self.gaps);
+        self.since_ms = self.drained_ms;
         let mut slice = self.pipeline.close((start, last), &self.tracked, gaps, ends);
         (slice.number, slice.file) = self.durable.close(slice.closing());
         for index in self.left.drain(..) {

@@ -16,6 +16,7 @@ mod encode;
 mod exclude;
 mod fault;
 mod flow_log;
+mod flows;
 mod format;
 mod identity;
 mod journal;

@@ -13,6 +13,10 @@ use crate::subscription::{Subscription, Taken};
 use crate::verdict::{Outcome, Verdicts};
 use crate::window::{self, Closed, LoggedBy, Windows};
 
+mod open;
+
+pub(crate) use open::{Open, Settled};
+
 pub(crate) struct Pipeline {
     windows: Windows,
     verdicts: Verdicts,
@@ -132,17 +136,9 @@ impl Pipeline {
     ) -> Slice {
         let mut closed = self.windows.close(start, end);
         let strangers = std::mem::take(&mut self.strangers);
-        let mut drops = std::mem::take(&mut closed.drops);
-        // The kernel reports every drop of the namespace; flows are only of what is captured.
-        let is_ours = |ifindex: &u32| tracked.contains_key(ifindex) || strangers.contains_key(ifindex);
-        drops.retain(|dropped| is_ours(&dropped.flow.key.ifindex));
-        let verdicts = self.verdicts.apply(&mut closed.flows, drops);
-        // What waited for its packets has the times of the slice before.
-        let rejected = closed.flows.iter_mut().filter(|flow| flow.key.verdict == Verdict::Reject);
-        rejected.for_each(|flow| window::clamp(flow, closed.start, closed.end));
-        let kept = exclude::split(std::mem::take(&mut closed.flows), &self.exclusions);
-        closed.flows = kept.flows;
-        let mut summary = summarize(&closed, kept.excluded_by, verdicts);
+        let is_ours = |ifindex: u32| tracked.contains_key(&ifindex) || strangers.contains_key(&ifindex);
+        let (verdicts, excluded_by) = judge(&mut closed, &mut self.verdicts, is_ours, &self.exclusions);
+        let mut summary = summarize(&closed, excluded_by, verdicts);
 
         let (logged, skipped) = (window::logged(&closed), window::skipped(&closed, &gaps));
         let active: BTreeSet<u32> = logged.keys().map(|(ifindex, ..)| *ifindex).collect();
@@ -273,6 +269,25 @@ impl Pipeline {
         }
         (removed, summary)
     }
+}
+
+/// Tells REJECT from ACCEPT and takes out what is not logged.
+fn judge(
+    closed: &mut Closed,
+    verdicts: &mut Verdicts,
+    is_ours: impl Fn(u32) -> bool,
+    exclusions: &Settings,
+) -> (Outcome, [Total; exclude::COUNT]) {
+    let mut drops = std::mem::take(&mut closed.drops);
+    // The kernel reports every drop of the namespace; flows are only of what is captured.
+    drops.retain(|dropped| is_ours(dropped.flow.key.ifindex));
+    let outcome = verdicts.apply(&mut closed.flows, drops);
+    // What waited for its packets has the times of the slice before.
+    let rejected = closed.flows.iter_mut().filter(|flow| flow.key.verdict == Verdict::Reject);
+    rejected.for_each(|flow| window::clamp(flow, closed.start, closed.end));
+    let kept = exclude::split(std::mem::take(&mut closed.flows), exclusions);
+    closed.flows = kept.flows;
+    (outcome, kept.excluded_by)
 }
 
 /// Adds what a flow log made of a slice; journals that it was the last to need are published.

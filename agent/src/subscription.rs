@@ -15,6 +15,7 @@ use crate::journal::WindowId;
 use crate::pipeline::Slice;
 use crate::record::{Batch, Status};
 use crate::spool::{Spool, SpoolError};
+use crate::status::Made;
 use crate::window::{Windows, window_at};
 
 /// Flows of windows that wait for their spool: about 300 MB.
@@ -31,6 +32,7 @@ pub(crate) struct Subscription {
     waiting: VecDeque<(Ended, Vec<Flow>)>,
     /// Replayed windows up to the one of this number are in the spool, or were.
     known_through: Option<u64>,
+    made: Made,
 }
 
 /// The window that goes on.
@@ -69,7 +71,8 @@ pub(crate) struct Taken {
 
 impl Subscription {
     pub(crate) fn new(log: Arc<FlowLog>, account_id: String, spool: Arc<Spool>) -> Self {
-        Self { log, account_id, spool, delivery: None, open: None, waiting: VecDeque::new(), known_through: None }
+        let (delivery, open, waiting, known_through, made) = Default::default();
+        Self { log, account_id, spool, delivery, open, waiting, known_through, made }
     }
 
     #[must_use]
@@ -96,6 +99,10 @@ impl Subscription {
 
     pub(crate) fn spool(&self) -> &Spool {
         &self.spool
+    }
+
+    pub(crate) fn made(&self) -> Made {
+        self.made
     }
 
     /// Windows that could not be spooled.
@@ -174,6 +181,7 @@ impl Subscription {
         match spooled {
             Ok(records) => {
                 taken.records += records;
+                self.made.add(&ended, records);
                 taken.released.append(&mut ended.files);
             }
             Err(error) => {
@@ -189,7 +197,10 @@ impl Subscription {
     fn retry(&mut self, taken: &mut Taken) {
         while let Some((ended, flows)) = self.waiting.front() {
             match self.write(ended, flows) {
-                Ok(records) => taken.records += records,
+                Ok(records) => {
+                    taken.records += records;
+                    self.made.add(ended, records);
+                }
                 Err(error) => {
                     taken.error = error.map(|error| error.to_string());
                     return;
@@ -232,6 +243,14 @@ impl Subscription {
         let records = emit::spool(&self.log, &batch, &self.spool)?;
         self.delivery.iter().for_each(Delivery::wake);
         Ok(records)
+    }
+}
+
+impl Made {
+    fn add(&mut self, window: &Ended, records: u64) {
+        self.windows += 1;
+        self.records += records;
+        self.seconds += (window.end - window.start + 1).max(0).cast_unsigned();
     }
 }
 

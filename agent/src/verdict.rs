@@ -20,7 +20,7 @@ pub(crate) struct Outcome {
 }
 
 /// Drops that wait for their packets, from one window to the next.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Verdicts {
     waiting: Vec<Flow>,
 }

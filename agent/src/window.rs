@@ -27,7 +27,7 @@ pub(crate) fn window_at(now: i64, interval: u32) -> (i64, i64) {
 }
 
 /// Drains of the window that is open.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Windows {
     batches: Vec<Vec<Flow>>,
     totals: BTreeMap<(u32, Direction), InterfaceTotals>,

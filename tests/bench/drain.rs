@@ -21,9 +21,13 @@ enum Step {
     Format,
     Sum,
     Spool,
+    Peek,
+    Copy,
+    Settle,
+    Answer,
 }
 
-const STEPS: [(Step, &str); 7] = [
+const STEPS: [(Step, &str); 11] = [
     (Step::Swap, "swap (grace period)"),
     (Step::ScanMerge, "scan + merge CPUs"),
     (Step::Clear, "clear"),
@@ -31,6 +35,10 @@ const STEPS: [(Step, &str); 7] = [
     (Step::Format, "format"),
     (Step::Sum, "scan + merge + format"),
     (Step::Spool, "format + deflate + fsync"),
+    (Step::Peek, "look: scan + merge CPUs"),
+    (Step::Copy, "look: copy as much again"),
+    (Step::Settle, "look: merge, verdicts"),
+    (Step::Answer, "look: one answer"),
 ];
 
 /// An hour that ends now: no time needs to be moved into it.
@@ -46,21 +54,35 @@ pub(crate) fn open(flows: u32) -> Result<Capture> {
     Ok(Capture::open(sizes)?)
 }
 
-/// Fills the table and empties it.
-pub(crate) fn fill_and_drain(capture: &mut Capture, flows: u32) -> Result<(Drained, DrainTimes)> {
+fn fill(capture: &mut Capture, flows: u32) -> Result<()> {
     let mut packets = Packets::new(false);
     for flow in 0..flows {
         capture.test_run("ingress", packets.of_flow(flow), Offload::default(), 1)?;
     }
+    Ok(())
+}
+
+/// Fills the table and empties it.
+pub(crate) fn fill_and_drain(capture: &mut Capture, flows: u32) -> Result<(Drained, DrainTimes)> {
+    fill(capture, flows)?;
+    drain(capture, flows)
+}
+
+fn drain(capture: &mut Capture, flows: u32) -> Result<(Drained, DrainTimes)> {
     let (drained, times) = capture.drain_timed()?;
     ensure_counted(&drained, flows as usize)?;
     Ok((drained, times))
 }
 
 /// Takes the times of one drain.
-fn round(capture: &mut Capture, flows: u32) -> Result<[Duration; 7]> {
-    let (drained, times) = fill_and_drain(capture, flows)?;
+fn round(capture: &mut Capture, flows: u32) -> Result<[Duration; 11]> {
+    fill(capture, flows)?;
     let (first, last) = window_of_now()?;
+    let start = Instant::now();
+    let peeked = capture.peek()?;
+    let peek = start.elapsed();
+    let (drained, times) = drain(capture, flows)?;
+    let bench::LookCost { copy, settle, answer } = bench::look(drained.clone(), peeked, (first, last))?;
     let start = Instant::now();
     let window = bench::close_window(drained, first, last);
     let close = start.elapsed();
@@ -72,7 +94,7 @@ fn round(capture: &mut Capture, flows: u32) -> Result<[Duration; 7]> {
     let root = tempfile::tempdir()?;
     let spool = bench::spool(&window, Service::S3, root.path())?.spool;
     let sum = times.read + close + format;
-    Ok([times.swap, times.read, times.clear, close, format, sum, spool])
+    Ok([times.swap, times.read, times.clear, close, format, sum, spool, peek, copy, settle, answer])
 }
 
 /// Numbers of flows, and how often each is measured.

@@ -51,6 +51,7 @@ mod status_socket;
 mod stop;
 mod table_limits;
 mod throughput;
+mod top;
 mod tun;
 mod udp;
 mod unit;

@@ -112,17 +112,20 @@ fn members_of_the_group_may_ask() -> Result<()> {
     // A copy: the build's directory may be nobody else's.
     let program = state.path().join("flowlogd");
     fs::copy(binary()?, &program)?;
-    let ask = |group: u32| -> Result<_> {
+    let ask = |group: u32, line: &str| -> Result<_> {
         let mut command = Command::new("setpriv");
         command.args(["--reuid", &USER.to_string(), "--regid", &group.to_string(), "--clear-groups"]);
-        Ok(command.arg(&program).args(["status", "--state-directory"]).arg(state.path()).output()?)
+        command.arg(&program).args(line.split_whitespace()).arg("--state-directory").arg(state.path());
+        Ok(command.output()?)
     };
-    let member = ask(GROUP)?;
-    ensure!(member.status.success() && member.stderr.is_empty(), "{member:?}");
-    let other = ask(USER)?;
-    let said = String::from_utf8(other.stderr)?;
-    ensure!(other.status.code() == Some(1) && said.lines().count() == 1, "{:?} {said}", other.status);
-    ensure!(said.contains("not allowed to ask") && said.contains("join the group flowlogd"), "{said}");
+    for line in ["status", "top --once", "top --json"] {
+        let member = ask(GROUP, line)?;
+        ensure!(member.status.success() && member.stderr.is_empty(), "{line}: {member:?}");
+        let other = ask(USER, line)?;
+        let said = String::from_utf8(other.stderr)?;
+        ensure!(other.status.code() == Some(1) && said.lines().count() == 1, "{line}: {:?} {said}", other.status);
+        ensure!(said.contains("not allowed to ask") && said.contains("join the group flowlogd"), "{line}: {said}");
+    }
     agent.stop()?;
     Ok(())
 }

@@ -30,6 +30,7 @@ pub mod small_disk;
 pub mod status;
 pub mod steady;
 pub mod strict_logs;
+pub mod terminal;
 pub mod traffic;
 pub mod venv;
 

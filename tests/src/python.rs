@@ -9,7 +9,7 @@ use crate::netns::{Background, Netns, run};
 use crate::wait_for;
 
 /// Debian's own, not one that a version manager shadows.
-const PYTHON: &str = "/usr/bin/python3";
+pub(crate) const PYTHON: &str = "/usr/bin/python3";
 
 /// bpf(BPF_PROG_QUERY) on `BPF_TCX_INGRESS` and `BPF_TCX_EGRESS`.
 const TCX: &str = r#"

@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything a developer or CI does with this repository.
 mod bench;
 mod package;
+mod picture;
 mod run;
 mod setup;
 mod soak;
@@ -91,6 +92,10 @@ enum Task {
         #[arg(long, value_name = "DIR")]
         output: Option<PathBuf>,
     },
+    /// Draw docs/pictures: the agent's own output about real traffic, as root
+    ///
+    /// Runs the release build, or $FLOWLOGD_BIN, between network namespaces that it makes and removes.
+    Picture,
     /// Build and run the benchmark, as root
     ///
     /// ARGS are for the benchmark; `cargo xtask bench -- --help` lists them.
@@ -122,6 +127,7 @@ fn main() -> ExitCode {
         Task::Package { version, binary, output } => {
             package::run(version.as_deref(), binary.as_deref(), output.as_deref())
         }
+        Task::Picture => picture::draw(),
         Task::Bench { peers, args } => bench::run(peers, &args),
         Task::Soak { args } => soak::run(&args),
     };

@@ -252,7 +252,7 @@ impl Tables {
         Ok(old)
     }
 
-    /// Reads an epoch that nobody writes any more.
+    /// Reads an epoch that nobody writes any more, or the one that is written, as far as it is.
     pub(crate) fn read(&self, epoch: u32, clock: &Reading) -> Result<Drained, Error> {
         let (shape4, shape6) = (self.shape4(), self.shape6());
         let mut flows = Vec::with_capacity(

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// Relative to the interface.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Direction {
     Ingress,
     Egress,
@@ -16,6 +17,7 @@ pub enum Direction {
 
 /// The host firewall's verdict.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
 pub enum Verdict {
     Accept,
     Reject,

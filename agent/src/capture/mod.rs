@@ -252,6 +252,13 @@ impl Capture {
         Ok(())
     }
 
+    /// The flows that the tables hold now, as the next drain would find them; a count may be a packet behind, and a flow
+    /// that is being moved to the overflow hash may be seen before or behind that. Changes nothing.
+    pub fn peek(&mut self) -> Result<Drained, Error> {
+        let clock = self.loaded.read_clock(0)?;
+        self.loaded.tables.read(self.loaded.tables.epoch(), &clock)
+    }
+
     /// What the tables hold now. Changes nothing.
     pub fn census(&self) -> Result<Census, Error> {
         self.loaded.tables.census()

@@ -1,6 +1,8 @@
 //! `flowlogd check`: validates the configuration and says what it would do on this host. Touches nothing and needs no
-//! privileges.
+//! privileges; where an agent runs that may be asked, it also says what a day would come to.
 #![forbid(unsafe_code)]
+
+mod estimate;
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
@@ -11,9 +13,12 @@ use serde::Serialize;
 use super::{Failure, say, say_json};
 use crate::capture::interfaces::{self, Interface};
 use crate::config::describe::Description;
-use crate::config::{self, Host, policy};
+use crate::config::{self, Agent, Host, policy};
 use crate::flow_log::{Destination, FlowLog, Layout};
+use crate::serve::{client, socket};
 use crate::stack::Stack;
+use crate::status::Snapshot;
+use estimate::Estimate;
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  flowlogd check\n  flowlogd check --config flowlogd.toml --iam-policy")]
@@ -50,6 +55,9 @@ struct Checked {
     #[serde(skip_serializing_if = "Option::is_none")]
     objects_per_day_max: Option<u32>,
     permissions: Vec<Permission>,
+    /// Of a day; none: no agent runs, or not for long enough.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    estimate: Option<Estimate>,
 }
 
 /// Packets of `upper` are counted on `lower` as well.
@@ -74,14 +82,22 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     let all = interfaces::list().map_err(crate::capture::Error::from)?;
     let stack = Stack::read();
-    let checked: Vec<Checked> = config.logs.iter().map(|log| check(log, &config.host, &all, &stack)).collect();
+    let running = running(&config.agent);
+    let check = |log| check(log, &config.host, &all, &stack, running.as_ref());
+    let checked: Vec<Checked> = config.logs.iter().map(check).collect();
     if args.json {
         return say_json(&Answer { flow_logs: &checked, warnings: &config.warnings });
     }
     say(&text(&config.host, &checked, &config.warnings, std::io::stdout().is_terminal()))
 }
 
-fn check(log: &FlowLog, host: &Host, all: &[Interface], stack: &Stack) -> Checked {
+/// What the agent with this state says of itself, if it runs and we may ask it.
+fn running(agent: &Agent) -> Option<Snapshot> {
+    let socket = agent.socket.clone().unwrap_or_else(|| socket::default_path(&agent.state_directory));
+    client::get(&socket, "/v1/status").ok()
+}
+
+fn check(log: &FlowLog, host: &Host, all: &[Interface], stack: &Stack, running: Option<&Snapshot>) -> Checked {
     let captures: BTreeSet<String> =
         all.iter().filter(|it| log.selection.wants(it)).map(|it| it.name.clone()).collect();
     let there = |name: &str| all.iter().any(|it| it.name == name);
@@ -93,11 +109,13 @@ fn check(log: &FlowLog, host: &Host, all: &[Interface], stack: &Stack) -> Checke
         _ => None,
     };
     let permissions = policy::permissions(log, &host.identity).into_iter();
+    let names: Vec<String> = captures.iter().cloned().collect();
     Checked {
+        estimate: running.and_then(|snapshot| estimate::estimate(log, &names, snapshot)),
         description: Description::of(log, host),
         absent: log.selection.globs.iter().filter(absent).cloned().collect(),
         counted_twice: twice.map(|(lower, upper)| Twice { lower: lower.to_owned(), upper: upper.to_owned() }).collect(),
-        captures: captures.into_iter().collect(),
+        captures: names,
         objects_per_day_max: layout.map(|layout| objects_per_day(log.interval, layout)),
         permissions: permissions.map(|it| Permission { action: it.action, resource: it.resource }).collect(),
     }
@@ -139,6 +157,10 @@ fn text(host: &Host, checked: &[Checked], warnings: &[String], colour: bool) -> 
         }
         if let Some(objects) = it.objects_per_day_max {
             line("objects", &format!("at most {objects} a day, more when one would pass 75 MB"));
+        }
+        if let Some(estimate) = &it.estimate {
+            let calls = if it.objects_per_day_max.is_some() { "objects" } else { "calls" };
+            line("estimate", &estimate.text(calls));
         }
         for Permission { action, resource } in &it.permissions {
             line("permission", &format!("{action} on {resource}"));
@@ -203,7 +225,7 @@ mod tests {
             bare: false,
         };
         let all = ["lo", "eth0", "br0"].map(interface);
-        let checked = check(&config.logs[0], &config.host, &all, &Stack::default());
+        let checked = check(&config.logs[0], &config.host, &all, &Stack::default(), None);
         assert_eq!(
             (checked.captures.as_slice(), checked.absent.as_slice()),
             (&["eth0".to_owned(), "lo".to_owned()][..], &["gone".to_owned()][..])

@@ -13,6 +13,7 @@ mod spool;
 mod status;
 mod table;
 mod text;
+mod top;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -26,6 +27,7 @@ Examples:
       --log-destination /var/lib/flowlogd/records
   flowlogd check --config /etc/flowlogd/flowlogd.toml
   flowlogd status
+  flowlogd top 10.0.0.0/8 port 443
   flowlogd list --json
   flowlogd doctor
   flowlogd detach
@@ -51,6 +53,8 @@ enum Command {
     Check(check::Args),
     /// Show what the running agent does: interfaces, tables, deliveries, losses
     Status(status::Args),
+    /// Show the flows of the window that goes on, as they grow
+    Top(top::Args),
     /// List the configured flow logs and how their delivery goes
     List(list::Args),
     /// Remove what a killed agent left counting in the kernel; its counters are lost
@@ -124,6 +128,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::List(args) => list::run(&args),
         Command::Detach(args) => detach::run(&args),
         Command::Spool(args) => spool::run(&args),

@@ -5,6 +5,12 @@ pub(super) fn stamp(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).unwrap_or_default().to_string()
 }
 
+/// Of the day, UTC.
+pub(super) fn clock(seconds: i64) -> String {
+    let time = seconds.rem_euclid(86_400);
+    format!("{:02}:{:02}:{:02}", time / 3600, time / 60 % 60, time % 60)
+}
+
 pub(super) fn size(bytes: u64) -> String {
     match bytes {
         0..10_000 => format!("{bytes} B"),
@@ -36,6 +42,7 @@ mod tests {
     fn readable_numbers() {
         assert_eq!([9_999, 10_240, 10_485_760].map(size), ["9999 B", "10 KiB", "10 MiB"]);
         assert_eq!(size(20 << 30), "20 GiB");
+        assert_eq!([0, 86_399, 86_400 + 3_661].map(clock), ["00:00:00", "23:59:59", "01:01:01"]);
         assert_eq!([599, 3_600, 172_800, 864_000].map(age), ["599 s", "60 min", "48 h", "10 days"]);
     }
 }

@@ -3,12 +3,14 @@
 #![forbid(unsafe_code)]
 
 use super::Daemon;
-use super::now;
 use super::tally::narrow;
+use super::{now, now_ms};
 use crate::capture::flow::{Direction, InterfaceTotals, Total};
 use crate::capture::{Census, DropReport, Hook};
 use crate::deliver::{Delivery, Missed};
 use crate::exclude;
+use crate::flows::{About, Window};
+use crate::pipeline::Open;
 use crate::select::Named;
 use crate::serve::{Ask, Asks};
 use crate::status::{
@@ -26,11 +28,41 @@ impl Daemon {
         if asks.peek().is_none() {
             return;
         }
-        let snapshot = self.snapshot().map(Arc::new).map_err(|error| error.explained());
-        for Ask::Status(answer) in asks {
+        let mut snapshot = None;
+        for ask in asks {
             // Who has gone away meanwhile needs none.
-            let _ = answer.send(snapshot.clone());
+            match ask {
+                Ask::Status(answer) => {
+                    let found = || self.snapshot().map(Arc::new).map_err(|error| error.explained());
+                    let _ = answer.send(snapshot.get_or_insert_with(found).clone());
+                }
+                Ask::Flows(answer) if answer.is_closed() => {}
+                Ask::Flows(answer) => {
+                    let _ = answer.send(self.look_at_flows().map_err(|error| error.to_string()));
+                }
+            }
         }
+    }
+
+    /// The rest is for whoever asked: this thread only copies.
+    fn look_at_flows(&mut self) -> Result<Box<(About, Open)>, crate::capture::Error> {
+        let peeked = self.capture.peek()?;
+        let (start, end) = self.window;
+        let about = About {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            time_ms: now_ms(),
+            uptime_seconds: self.started.1.elapsed().as_secs(),
+            host: self.host_identity(),
+            verdicts: self.verdicts(),
+            interfaces: self.capture.attached().map(|interface| interface.name.clone()).collect(),
+            window: Window { start, end, since_ms: self.since_ms },
+        };
+        Ok(Box::new((about, self.pipeline.open(peeked, &self.tracked))))
+    }
+
+    fn verdicts(&self) -> Verdicts {
+        Verdicts { available: self.no_verdicts.is_none(), why_not: self.no_verdicts.clone() }
     }
 
     fn snapshot(&mut self) -> Result<Snapshot, crate::capture::Error> {
@@ -46,7 +78,7 @@ impl Daemon {
             uptime_seconds: self.started.1.elapsed().as_secs(),
             host: self.host_identity(),
             pinned: self.capture.is_pinned(),
-            verdicts: Verdicts { available: self.no_verdicts.is_none(), why_not: self.no_verdicts.clone() },
+            verdicts: self.verdicts(),
             interfaces,
             excluded: exclude::EXCLUSIONS.iter().zip(self.tally.total.excluded_by).map(named).collect(),
             rejected: self.tally.total.rejected,
@@ -192,6 +224,7 @@ fn flow_log(subscription: &Subscription) -> FlowLog {
         destination: log.destination.to_string(),
         interval: log.interval,
         traffic_type: log.traffic_type.name().to_owned(),
+        made: subscription.made(),
         delivery: subscription.delivery().map(Delivery::status).unwrap_or_default(),
         waiting: Waiting {
             windows: segments.len() as u64,

@@ -59,7 +59,10 @@ pub(crate) struct Delivered {
     pub(crate) records: u64,
     /// Objects or calls.
     pub(crate) calls: u64,
+    /// As sent: compressed, where the destination takes it. Not what a call has around it.
     pub(crate) bytes: u64,
+    /// The same, not compressed: what CloudWatch Logs and Firehose meter.
+    pub(crate) text_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,10 +166,10 @@ impl Keeper {
     }
 
     pub(super) fn count(&mut self, delivered: sink::Delivered, spool: &Spool) {
-        let sink::Delivered { segments, records, calls, bytes, dead_letters } = delivered;
+        let sink::Delivered { segments, records, calls, bytes, text_bytes, dead_letters } = delivered;
         let dropped = spool.dropped();
         let before = (self.status.delivered, self.status.dropped, self.status.dead_lettered);
-        self.status.delivered = Delivered { segments, records, calls, bytes };
+        self.status.delivered = Delivered { segments, records, calls, bytes, text_bytes };
         self.status.dropped = Dropped {
             segments: dropped.segments,
             records: dropped.records,

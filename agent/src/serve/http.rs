@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Daemon;
 use super::door::Offer;
+use crate::flows::{Answer, Query};
 use crate::metrics;
 use crate::status::Snapshot;
 
@@ -30,7 +31,7 @@ const HEADERS: usize = 32;
 
 const JSON: &str = "application/json";
 /// For people who look around.
-const PATHS: &str = "/v1/status and /metrics";
+const PATHS: &str = "/v1/status, /v1/flows and /metrics";
 
 pub(super) async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, offer: Offer, daemon: Daemon) {
     let answer = |request| {
@@ -56,6 +57,7 @@ async fn answer(request: &Request<Incoming>, offer: Offer, daemon: &Daemon) -> R
     match (request.uri().path(), offer) {
         ("/metrics", _) => snapshot(daemon).await.map_or_else(refuse, |it| metrics(&it)),
         ("/v1/status", Offer::All) => snapshot(daemon).await.map_or_else(refuse, |it| json(&*it)),
+        ("/v1/flows", Offer::All) => flows(request.uri().query(), daemon).await.map_or_else(refuse, |it| json(&it)),
         (path, Offer::All) => error(StatusCode::NOT_FOUND, &format!("there is no {path}; there are {PATHS}")),
         (path, Offer::Metrics) => error(StatusCode::NOT_FOUND, &format!("there is no {path}; there is /metrics")),
     }
@@ -66,8 +68,17 @@ fn metrics(snapshot: &Snapshot) -> Response<Full<Bytes>> {
 }
 
 async fn snapshot(daemon: &Daemon) -> Result<Arc<Snapshot>, Response<Full<Bytes>>> {
-    match daemon.snapshot().await {
-        Some(Ok(snapshot)) => Ok(snapshot),
+    told(daemon.snapshot().await)
+}
+
+async fn flows(query: Option<&str>, daemon: &Daemon) -> Result<Answer, Response<Full<Bytes>>> {
+    let query = Query::parse(query.unwrap_or_default()).map_err(|why| error(StatusCode::BAD_REQUEST, &why))?;
+    Ok(told(daemon.flows().await)?.answer(&query))
+}
+
+fn told<T>(told: Option<Result<T, String>>) -> Result<T, Response<Full<Bytes>>> {
+    match told {
+        Some(Ok(told)) => Ok(told),
         Some(Err(why)) => Err(error(StatusCode::INTERNAL_SERVER_ERROR, &why)),
         None => Err(error(StatusCode::SERVICE_UNAVAILABLE, "the agent's loop does not answer")),
     }

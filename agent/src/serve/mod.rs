@@ -7,6 +7,7 @@
 
 pub(crate) mod client;
 mod door;
+mod flows;
 mod http;
 pub(crate) mod socket;
 #[cfg(test)]
@@ -26,6 +27,8 @@ use tokio::sync::oneshot;
 use crate::config::Metrics;
 use crate::status::Snapshot;
 use door::{Door, Offer};
+pub(crate) use flows::Looked;
+use flows::Looks;
 
 /// Questions that may wait for the daemon. A loop that stands must not collect them.
 const ASKS: usize = 64;
@@ -38,6 +41,8 @@ pub(crate) type Told = Result<Arc<Snapshot>, String>;
 /// What the daemon's thread can be asked. Whoever asks may be gone by the time of the answer.
 pub(crate) enum Ask {
     Status(oneshot::Sender<Told>),
+    /// The flows that are counted; costs the daemon a look at all of them.
+    Flows(oneshot::Sender<Looked>),
 }
 
 /// The daemon's end. Never blocks.
@@ -55,6 +60,7 @@ impl Asks {
 struct Daemon {
     asks: mpsc::SyncSender<Ask>,
     patience: Duration,
+    looks: Looks,
 }
 
 impl Daemon {
@@ -83,7 +89,7 @@ impl Server {
     /// Opens what can be opened.
     pub(crate) fn start(places: Places) -> (Self, Asks) {
         let (sender, receiver) = mpsc::sync_channel(ASKS);
-        let daemon = Daemon { asks: sender, patience: PATIENCE };
+        let daemon = Daemon { asks: sender, patience: PATIENCE, looks: Looks::default() };
         let said = |what: &str, error: &dyn std::fmt::Display| tracing::warn!("{what}: {error}");
         let mut doors = Vec::new();
         if let Some(path) = &places.socket {

@@ -1,9 +1,16 @@
 use super::*;
 use client::ClientError;
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
+
+use crate::capture::flow::Drained;
+use crate::exclude;
+use crate::flows::About;
+use crate::pipeline::Pipeline;
 
 /// A server and its socket; a thread that answers as the daemon does, until the test ends.
 struct Agent {
@@ -65,7 +72,10 @@ fn a_question_and_its_answer() {
 fn what_cannot_be_asked() {
     let agent = Agent::new();
     let refused = client::get_bytes(&agent.path(), "/v2").unwrap_err();
-    assert!(refused.to_string().ends_with("answers: there is no /v2; there are /v1/status and /metrics"), "{refused}");
+    assert!(
+        refused.to_string().ends_with("answers: there is no /v2; there are /v1/status, /v1/flows and /metrics"),
+        "{refused}"
+    );
     let answer = raw(&agent.path(), b"POST /v1/status HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("allow: GET"), "{answer}");
     let answer = raw(&agent.path(), b"\x16\x03\x01 what\r\n\r\n");
@@ -89,7 +99,7 @@ fn a_stuck_client_holds_up_nobody() {
 fn a_loop_that_stands_is_told_of() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (asks, receiver) = mpsc::sync_channel(1);
-    let daemon = Daemon { asks, patience: Duration::from_millis(1) };
+    let daemon = Daemon { asks, patience: Duration::from_millis(1), looks: Looks::default() };
     // Nobody takes it; then there is no room for another, and no wait either.
     assert!(runtime.block_on(daemon.snapshot()).is_none());
     let slow = Daemon { patience: Duration::from_secs(3600), ..daemon };
@@ -107,4 +117,58 @@ fn nobody_is_there() {
     drop(std::os::unix::net::UnixListener::bind(agent.path()).unwrap());
     assert!(nobody(&agent.path()));
     assert!(nobody(&agent.directory.path().join("missing/s")));
+}
+
+#[test]
+fn a_bad_query_is_one_line_and_no_look() {
+    let agent = Agent::new();
+    let refused = client::get_bytes(&agent.path(), "/v1/flows?port=x").unwrap_err().to_string();
+    assert!(refused.ends_with(r#"answers: "x" is not a port, 0 to 65535"#), "{refused}");
+    let answer = raw(&agent.path(), b"GET /v1/flows?limit=0 HTTP/1.1\r\nhost: a\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert_eq!(agent.end(), 0);
+}
+
+/// Time passes only when it is told to.
+#[test]
+fn all_who_ask_within_a_second_share_a_look() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let (asks, receiver) = mpsc::sync_channel(ASKS);
+        let daemon = Daemon { asks, patience: PATIENCE, looks: Looks::default() };
+        let answered = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&answered);
+        tokio::spawn(async move {
+            loop {
+                if let Ok(Ask::Flows(answer)) = receiver.try_recv() {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    let pipeline = Pipeline::new(exclude::Settings::new(&[], &[], &[]).unwrap(), Vec::new());
+                    let open = pipeline.open(Drained::default(), &BTreeMap::new());
+                    let _ = answer.send(Ok(Box::new((About::default(), open))));
+                }
+                // Never idle: or time would pass by itself.
+                tokio::task::yield_now().await;
+            }
+        });
+        let looks = || answered.load(Ordering::Relaxed);
+        let look = async || daemon.flows().await.unwrap().unwrap();
+        let (one, other) = tokio::join!(look(), look());
+        assert!(Arc::ptr_eq(&one, &other) && looks() == 1);
+        tokio::time::advance(flows::EVERY).await;
+        // Nobody asks: nothing is kept.
+        tokio::task::yield_now().await;
+        assert_eq!(Arc::strong_count(&one), 2);
+        let another = look().await;
+        assert!(!Arc::ptr_eq(&one, &another) && looks() == 2);
+        tokio::time::advance(flows::EVERY).await;
+        // Who asks and goes away does not make it look more often.
+        assert!(look().now_or_never().is_none() && looks() == 2);
+        tokio::task::yield_now().await;
+        assert!(look().now_or_never().is_none() && looks() == 3);
+        tokio::task::yield_now().await;
+        assert_eq!(looks(), 3);
+        tokio::time::advance(flows::EVERY).await;
+        look().await;
+        assert_eq!(looks(), 4);
+    });
 }

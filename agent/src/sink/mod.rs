@@ -42,8 +42,10 @@ pub(crate) struct Delivered {
     pub(crate) records: u64,
     /// Objects or calls.
     pub(crate) calls: u64,
-    /// As sent.
+    /// As sent: compressed, where the destination takes it. Not what a call has around it.
     pub(crate) bytes: u64,
+    /// The same, not compressed.
+    pub(crate) text_bytes: u64,
     /// Records that the destination will never take.
     pub(crate) dead_letters: u64,
 }

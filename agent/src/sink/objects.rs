@@ -101,7 +101,7 @@ impl Objects {
         }
         let batch = self.batch.as_ref()?;
         let Some(&part) = batch.left.last() else { return Some(self.settle()) };
-        let (object, records) = match self.assemble(batch, part) {
+        let (object, records, text_bytes) = match self.assemble(batch, part) {
             Ok(assembled) => assembled,
             Err(error) => return Some(error.into()),
         };
@@ -114,6 +114,7 @@ impl Objects {
         self.store.tidy(now);
         self.delivered.calls += 1;
         self.delivered.bytes += bytes;
+        self.delivered.text_bytes += text_bytes;
         self.delivered.records += records;
         let batch = self.batch.as_mut()?;
         batch.left.pop();
@@ -172,16 +173,18 @@ impl Objects {
         Outcome::Done
     }
 
-    fn assemble(&self, batch: &Batch, wanted: Part) -> Result<(Vec<u8>, u64), SpoolError> {
+    /// An object, its records, and the length of its text.
+    fn assemble(&self, batch: &Batch, wanted: Part) -> Result<(Vec<u8>, u64, u64), SpoolError> {
         let mut member = Member::new(&self.header).map_err(|_| SpoolError::Block)?;
-        let mut records = 0;
+        let (mut records, mut text_bytes) = (0, self.header.len() as u64);
         self.visit(&batch.segments, |part, block| {
             if part == wanted {
                 member.push(block);
                 records += u64::from(block.records);
+                text_bytes += u64::from(block.raw_len);
             }
         })?;
-        Ok((member.finish(), records))
+        Ok((member.finish(), records, text_bytes))
     }
 
     /// Every block that has records, with the object that it belongs to; always the same one.
@@ -366,8 +369,12 @@ mod tests {
         // Another batch of the same slot is another object.
         assert_eq!(deliver_all(&mut objects, SLOT + 361, true), [Outcome::Done]);
         assert_eq!((place.objects().len(), spool.segments().len()), (3, 0));
-        let Delivered { segments, records, calls, bytes, .. } = objects.delivered();
-        assert_eq!((segments, records, calls, bytes > 100), (6, 7, 3, true));
+        let Delivered { segments, records, calls, bytes, text_bytes, .. } = objects.delivered();
+        assert_eq!((segments, records, calls), (6, 7, 3));
+        let sum = |sizes: Vec<usize>| sizes.into_iter().sum::<usize>() as u64;
+        assert_eq!(bytes, sum(place.files().values().map(Vec::len).collect()));
+        let header = HEADER.len() + 1;
+        assert_eq!(text_bytes, sum(place.objects().iter().map(|(_, text)| text.len() + header).collect()));
     }
 
     #[test]

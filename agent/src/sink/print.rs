@@ -43,6 +43,7 @@ impl Print {
             self.done += 1;
             self.delivered.records += u64::from(block.records);
             self.delivered.bytes += u64::from(block.raw_len);
+            self.delivered.text_bytes += u64::from(block.raw_len);
         }
         if self.done < group.blocks.len() {
             self.walk.note(&[self.done]);

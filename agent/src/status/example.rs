@@ -41,11 +41,12 @@ fn flow_log() -> FlowLog {
         destination: "s3://logs/site".to_owned(),
         interval: 60,
         traffic_type: "ALL".to_owned(),
+        made: Made { windows: 57, records: 58, seconds: 59 },
         delivery: Delivery {
             state: State::Refused,
             error: Some(Problem { code: "AccessDenied".to_owned(), message: "grant it".to_owned(), since: 60 }),
             last_delivery: Some(41),
-            delivered: Delivered { segments: 42, records: 43, calls: 44, bytes: 45 },
+            delivered: Delivered { segments: 42, records: 43, calls: 44, bytes: 45, text_bytes: 450 },
             dropped: Dropped { segments: 46, records: 47, corrupt_blocks: 48, corrupt_records: 49 },
             dead_lettered: 50,
         },

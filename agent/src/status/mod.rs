@@ -154,8 +154,19 @@ pub(crate) struct FlowLog {
     /// Seconds.
     pub(crate) interval: u32,
     pub(crate) traffic_type: String,
+    pub(crate) made: Made,
     pub(crate) delivery: Delivery,
     pub(crate) waiting: Waiting,
+}
+
+/// What is in the spool by now, or was, since the agent started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Made {
+    pub(crate) windows: u64,
+    /// Of any log status.
+    pub(crate) records: u64,
+    /// That these windows are long.
+    pub(crate) seconds: u64,
 }
 
 /// What is to be delivered.

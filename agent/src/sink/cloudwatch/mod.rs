@@ -158,7 +158,9 @@ impl CloudWatch {
                     }
                     self.delivered.calls += 1;
                     self.delivered.records += (batch.len() - lost) as u64;
-                    self.delivered.bytes += batch.iter().map(|event| event.message.len() as u64).sum::<u64>();
+                    let bytes = batch.iter().map(|event| event.message.len() as u64).sum::<u64>();
+                    self.delivered.bytes += bytes;
+                    self.delivered.text_bytes += bytes;
                     job.done += 1;
                 }
                 Err(outcome) => failed = failed.or(Some(outcome)),

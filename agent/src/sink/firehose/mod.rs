@@ -133,7 +133,9 @@ impl Load {
         let failed = if answer.failed_put_count() > 0 { failed(answer.request_responses()) } else { Vec::new() };
         self.open = failed.iter().filter_map(|(at, _)| before.get(*at).copied()).collect();
         let size = |open: &[usize]| open.iter().map(|&at| self.records[at].len() as u64).sum::<u64>();
-        delivered.bytes += size(&before) - size(&self.open);
+        let taken = size(&before) - size(&self.open);
+        delivered.bytes += taken;
+        delivered.text_bytes += taken;
         if let Some((_, code)) = failed.first() {
             let (left, all) = (self.open.len(), before.len());
             return Outcome::Retry(Fault::new(code, format!("{left} of {all} records were not taken")));

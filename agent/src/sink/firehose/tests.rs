@@ -83,6 +83,7 @@ fn only_what_was_not_taken_is_sent_again() {
     assert_eq!(service.taken, ["one", "three", "five", "two", "four"].map(record));
     let delivered = sink.delivered();
     assert_eq!((delivered.segments, delivered.records, delivered.calls), (1, 5, 2));
+    assert_eq!(delivered.text_bytes, delivered.bytes);
     assert_eq!(delivered.bytes, service.taken.iter().map(|record| record.len() as u64).sum::<u64>());
     assert!(spool.segments().is_empty());
 }
