@@ -21,6 +21,7 @@ mod identity;
 mod journal;
 mod metrics;
 mod pipeline;
+mod prove;
 mod record;
 mod register;
 mod select;

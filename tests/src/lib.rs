@@ -21,6 +21,7 @@ pub mod moto;
 pub mod netns;
 pub mod nft;
 pub mod policy;
+pub mod prove;
 pub mod proxy;
 pub mod python;
 pub mod records;

@@ -6,6 +6,7 @@ mod detach;
 mod doctor;
 mod list;
 pub mod log;
+mod prove;
 mod run;
 mod spool;
 mod status;
@@ -24,6 +25,7 @@ Examples:
       --log-destination /var/lib/flowlogd/records
   flowlogd check --config /etc/flowlogd/flowlogd.toml
   flowlogd status
+  flowlogd prove --for 60s
   flowlogd list --json
   flowlogd doctor
   flowlogd detach
@@ -49,6 +51,8 @@ enum Command {
     Check(check::Args),
     /// Show what the running agent does: interfaces, tables, deliveries, losses
     Status(status::Args),
+    /// Compare what the running agent counts with other counters, live; exit code 1 if anything differs
+    Prove(prove::Args),
     /// List the configured flow logs and how their delivery goes
     List(list::Args),
     /// Remove what a killed agent left counting in the kernel; its counters are lost
@@ -121,6 +125,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Prove(args) => prove::run(&args),
         Command::List(args) => list::run(&args),
         Command::Detach(args) => detach::run(&args),
         Command::Spool(args) => spool::run(&args),

@@ -5,7 +5,7 @@
 use super::Daemon;
 use super::now;
 use super::tally::narrow;
-use crate::capture::flow::{Direction, InterfaceTotals, Total};
+use crate::capture::flow::{Buffers, Direction, InterfaceTotals, Total};
 use crate::capture::{Census, DropReport, Hook};
 use crate::exclude;
 use crate::select::Named;
@@ -41,6 +41,7 @@ impl Daemon {
             pid: std::process::id(),
             time: now(),
             started: self.started.0,
+            counted: Some(census.read),
             uptime_seconds: self.started.1.elapsed().as_secs(),
             host: self.host_identity(),
             pinned: self.capture.is_pinned(),
@@ -126,6 +127,7 @@ impl Daemon {
             unparsable: [sum.unparsable, Total::default(), Total::default()],
             skipped: sum.skipped,
             drops_skipped: sum.drops_skipped,
+            buffers: Buffers::default(),
         });
         side
     }
