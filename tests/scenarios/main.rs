@@ -34,6 +34,7 @@ mod long_dead;
 mod metrics;
 mod nat;
 mod ping;
+mod prove;
 mod rehook;
 mod reject;
 mod reject_fragments;

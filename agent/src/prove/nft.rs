@@ -153,7 +153,9 @@ impl Nft {
 
     fn totals(&self, counters: &Counters) -> BTreeMap<Key, Total> {
         let all = self.links.iter().flat_map(|(&index, &link)| Key::both(index).map(|key| (key, link)));
-        all.filter_map(|(key, link)| Some((key, counters.behind(&name(key), link)?))).collect()
+        // On ingress the kernel has taken the link-layer header off by then.
+        let link_of = |key: Key, link| if key.direction == Direction::Ingress { 0 } else { link };
+        all.filter_map(|(key, link)| Some((key, counters.behind(&name(key), link_of(key, link))?))).collect()
     }
 }
 
