@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use flowlogd_tests::agent::{Agent, Options, binary};
 use flowlogd_tests::foreign::{Direction, Foreign};
 use flowlogd_tests::netns::{Netns, Pair, Path};
-use flowlogd_tests::nft::Ledger;
+use flowlogd_tests::nft::{Firewall, Ledger};
 use flowlogd_tests::prove::{Proof, Prove};
 use flowlogd_tests::status::number;
 use flowlogd_tests::traffic::{self, Sink};
@@ -252,7 +252,8 @@ fn a_host_that_is_never_idle() -> Result<()> {
 fn it_leaves_nothing_behind() -> Result<()> {
     let pair = Pair::new()?;
     without_ipv6(&[&pair.a, &pair.b])?;
-    let _others = Ledger::arriving(&pair.a, "a0")?;
+    let other = [("all", "meta length > 0", "accept")];
+    let _other = Firewall::new(&pair.a, "type filter hook ingress device \"a0\" priority 0", &other)?;
     let rules = || pair.a.sh("nft --stateless list ruleset");
     let agent = Agent::start(&pair.a, &Options::on(&["a0"]))?;
     let before = rules()?;
@@ -322,8 +323,8 @@ fn another_agent_is_not_compared() -> Result<()> {
 #[test]
 fn an_interface_that_goes_away() -> Result<()> {
     let pair = Pair::new()?;
-    without_ipv6(&[&pair.a, &pair.b])?;
     pair.add_link("a1", "b1", 1)?;
+    without_ipv6(&[&pair.a, &pair.b])?;
     let sink = Sink::new(&pair.b, Pair::B4, 9000)?;
     let agent = Agent::start(&pair.a, &Options::on(&["a0", "a1"]).interval(600))?;
     let prove = Prove::start(&pair.a, &agent)?;

@@ -24,6 +24,8 @@ use crate::status::{Snapshot, SumRule};
 /// How long to wait for a moment without traffic, at the start and at the end.
 const START_LIMIT: Duration = Duration::from_secs(2);
 const END_LIMIT: Duration = Duration::from_secs(4);
+/// An agent that hands over to the next one cannot be asked for a moment.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks at the counters while the agent is asked.
 const PACE: Duration = Duration::from_millis(1);
 
@@ -77,6 +79,8 @@ pub(crate) struct Session {
     watched: Vec<Watched>,
     sum_rule: [SumRule; 2],
     begun: Instant,
+    /// Since when the agent does not answer, and why.
+    silent: Option<(Instant, ClientError)>,
 }
 
 fn ask(socket: &Path) -> Result<Answer, Error> {
@@ -107,6 +111,7 @@ impl Session {
             watched: watched.collect(),
             sum_rule: [answer.sum_rule.clone(), answer.sum_rule],
             begun: Instant::now(),
+            silent: None,
         };
         let until = Instant::now() + START_LIMIT;
         session.look(Phase::Start)?;
@@ -140,14 +145,25 @@ impl Session {
     pub(crate) fn finish(&mut self) -> Result<(), Error> {
         let until = Instant::now() + END_LIMIT;
         self.look(Phase::End)?;
-        while Instant::now() < until && !self.all(Line::is_settled) {
+        while Instant::now() < until && (self.silent.is_some() || !self.all(Line::is_settled)) {
             self.look(Phase::End)?;
+        }
+        if let Some((_, error)) = self.silent.take() {
+            self.break_off(&error.to_string());
         }
         Ok(())
     }
 
     pub(crate) fn look(&mut self, phase: Phase) -> Result<(), Error> {
-        let (answer, looks) = self.look_around()?;
+        let (answer, looks) = match self.look_around() {
+            Ok(around) => around,
+            Err(Error::Agent(error)) if phase != Phase::Start => {
+                self.wait_for_agent(error);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        self.silent = None;
         if answer.agent != self.agent {
             self.break_off("another agent answers: it was started anew meanwhile");
             return Ok(());
@@ -164,6 +180,14 @@ impl Session {
         }
         self.sum_rule[1] = answer.sum_rule;
         Ok(())
+    }
+
+    fn wait_for_agent(&mut self, error: ClientError) {
+        let (since, error) = self.silent.get_or_insert_with(|| (Instant::now(), error));
+        if since.elapsed() >= PATIENCE {
+            let why = error.to_string();
+            self.break_off(&why);
+        }
     }
 
     /// Looks at the counters as often as possible while the agent answers.
