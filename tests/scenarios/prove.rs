@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use flowlogd_tests::agent::{Agent, Options, binary};
+use flowlogd_tests::agent::{self, Agent, Options, binary};
 use flowlogd_tests::foreign::{Direction, Foreign};
 use flowlogd_tests::netns::{Netns, Pair, Path};
 use flowlogd_tests::nft::{Firewall, Ledger};
@@ -299,6 +299,32 @@ fn without_privileges() -> Result<()> {
     let egress = proof.at("a0", "egress")?;
     ensure!(egress["counter"] == "device" && number(egress, "/found/counter/packets")? >= 500, "{egress:#}");
     ensure!(egress["found"]["packets"] == json!({ "min": 0, "max": 0 }), "{egress:#}");
+    agent.stop()?.expect_nothing_lost()
+}
+
+/// For people; and not where the same names are other interfaces.
+#[test]
+fn lines_for_people_and_the_namespace_that_it_is() -> Result<()> {
+    let pair = Pair::new()?;
+    let agent = Agent::start(&pair.a, &Options::on(&["a0", "lo"]))?;
+    let directory = agent.state_directory().to_str().context("path")?;
+    let prove = |ns: &Netns, more: &[&str]| {
+        agent::call(ns, &[], &[&["prove", "--for", "1s", "--state-directory", directory], more].concat())
+    };
+    let done = prove(&pair.a, &["--interface", "a*"])?;
+    let text = String::from_utf8(done.stdout)?;
+    ensure!(done.status.success() && !text.contains('\x1b') && !text.contains("lo "), "{:?} {text}", done.status);
+    ensure!(text.lines().filter(|line| line.starts_with("a0 ")).count() == 2, "{text}");
+    ensure!(text.ends_with("no difference, but no packet passed either: run it while there is traffic\n"), "{text}");
+    for (ns, more, why) in [
+        (&pair.b, "*", "the agent is in another network namespace"),
+        (&pair.a, "b0", "the agent counts on no interface by that name"),
+    ] {
+        let refused = prove(ns, &["--interface", more])?;
+        let said = String::from_utf8(refused.stderr)?;
+        ensure!(refused.status.code() == Some(1) && said.lines().count() == 1, "{:?} {said}", refused.status);
+        ensure!(said.contains(why), "{said}");
+    }
     agent.stop()?.expect_nothing_lost()
 }
 

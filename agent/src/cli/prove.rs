@@ -130,7 +130,8 @@ impl Screen {
             return Ok(());
         }
         // What is above the screen cannot be overwritten.
-        let (columns, rows) = ratatui::crossterm::terminal::size().unwrap_or((80, 24));
+        let size = ratatui::crossterm::terminal::size().ok().filter(|(columns, rows)| *columns > 0 && *rows > 0);
+        let (columns, rows) = size.unwrap_or((80, 24));
         let lines: Vec<&str> = text.lines().take(usize::from(rows).saturating_sub(1).max(1)).collect();
         let back = if self.lines > 0 { format!("\x1b[{}A\r\x1b[J", self.lines) } else { String::new() };
         self.lines = lines.len();

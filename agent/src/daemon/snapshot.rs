@@ -6,7 +6,7 @@ use super::Daemon;
 use super::now;
 use super::tally::narrow;
 use crate::capture::flow::{Buffers, Direction, InterfaceTotals, Total};
-use crate::capture::{Census, DropReport, Hook};
+use crate::capture::{Census, DropReport, Hook, interfaces};
 use crate::exclude;
 use crate::select::Named;
 use crate::serve::{Ask, Asks};
@@ -43,6 +43,7 @@ impl Daemon {
             started: self.started.0,
             counted: Some(census.read),
             uptime_seconds: self.started.1.elapsed().as_secs(),
+            network_namespace: interfaces::namespace(),
             host: self.host_identity(),
             pinned: self.capture.is_pinned(),
             verdicts: Verdicts { available: self.no_verdicts.is_none(), why_not: self.no_verdicts.clone() },

@@ -13,6 +13,7 @@ use crate::status::{Side, Snapshot, SumRule};
 pub(super) struct Answer {
     /// Which agent, by process and start.
     pub(super) agent: (u32, i64),
+    pub(super) namespace: Option<u64>,
     /// When the packets were counted up.
     pub(super) counted: Span,
     pub(super) sides: BTreeMap<Key, Part>,
@@ -52,6 +53,7 @@ impl Answer {
         });
         Some(Self {
             agent: (snapshot.pid, snapshot.started),
+            namespace: snapshot.network_namespace,
             counted: if is_ours { counted } else { asked },
             sides: sides.collect(),
             sum_rule: snapshot.sum_rule.clone(),

@@ -90,9 +90,12 @@ impl Report {
             return format!("not proved: flowlogd's own sums do not add up in {windows} windows: please report this");
         }
         let interfaces = self.compared().map(|(comparison, _)| comparison.ifindex).collect::<BTreeSet<_>>().len();
-        let packets = grouped(self.compared().map(|(_, found)| found.wire.packets).sum());
+        let packets: u64 = self.compared().map(|(_, found)| found.wire.packets).sum();
+        if packets == 0 {
+            return "no difference, but no packet passed either: run it while there is traffic".to_owned();
+        }
         let plural = if interfaces == 1 { "" } else { "s" };
-        let mut text = format!("proved: {interfaces} interface{plural}, {packets} packets, ");
+        let mut text = format!("proved: {interfaces} interface{plural}, {} packets, ", grouped(packets));
         let open: u64 = self.compared().map(|(_, found)| found.packets.reach()).max().unwrap_or_default();
         text += &match open {
             0 => "difference 0".to_owned(),
@@ -195,6 +198,9 @@ mod tests {
         let exact = report(vec![compared("eth0", 2, between(0, 0)), compared("eth1", 3, between(0, 0))]);
         assert_eq!(exact.verdict(), "proved: 2 interfaces, 3,000 packets, difference 0");
         assert!(exact.is_proof());
+        let mut idle = compared("eth0", 2, between(0, 0));
+        idle.outcome = Outcome::Compared(Finding::default());
+        assert!(report(vec![idle]).verdict().starts_with("no difference, but no packet passed"));
         let open = report(vec![compared("eth0", 2, between(-3, 2))]);
         let want = "proved: 1 interface, 1,500 packets, difference 0 within 3 packets that were under way";
         assert_eq!((open.verdict().as_str(), open.is_proof()), (want, true));

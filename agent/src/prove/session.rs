@@ -37,9 +37,9 @@ pub(crate) enum Error {
     Interfaces(nix::errno::Errno),
     #[error("this agent's version does not tell when it counted: start a new one")]
     Version,
-    #[error(
-        "the agent counts on no interface by that name here: see flowlogd status, and run in its network namespace"
-    )]
+    #[error("the agent is in another network namespace: run this there, such as by nsenter --net=/proc/{0}/ns/net")]
+    Elsewhere(u32),
+    #[error("the agent counts on no interface by that name: see flowlogd status")]
     Nothing,
 }
 
@@ -92,6 +92,10 @@ impl Session {
     /// Begins to count what passes at the agent's interfaces that are `wanted`.
     pub(crate) fn start(socket: &Path, wanted: impl Fn(&str) -> bool) -> Result<Self, Error> {
         let answer = ask(socket)?;
+        // The same name and index may be another interface's.
+        if answer.namespace.zip(interfaces::namespace()).is_some_and(|(its, ours)| its != ours) {
+            return Err(Error::Elsewhere(answer.agent.0));
+        }
         let is_watched = |interface: &Interface| {
             let part = answer.sides.get(&Key { ifindex: interface.index, direction: Direction::Ingress });
             part.is_some_and(|part| part.is_hooked && part.name == interface.name) && wanted(&interface.name)

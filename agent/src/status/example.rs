@@ -62,6 +62,7 @@ pub(crate) fn snapshot() -> Snapshot {
         started: 13,
         uptime_seconds: 14,
         counted: Some(Span { from: 26, to: 27 }),
+        network_namespace: Some(28),
         host: Host { account_id: "123456789012".to_owned(), region: "on-prem-1".to_owned(), ..Host::default() },
         pinned: true,
         verdicts: Verdicts { available: false, why_not: Some("no BTF".to_owned()) },

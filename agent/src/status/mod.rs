@@ -29,6 +29,9 @@ pub(crate) struct Snapshot {
     /// When the packets were counted up. None: by a version that does not tell.
     #[serde(default)]
     pub(crate) counted: Option<Span>,
+    /// The number of the agent's, as `stat -L` of `/proc/PID/ns/net` gives it.
+    #[serde(default)]
+    pub(crate) network_namespace: Option<u64>,
     pub(crate) host: Host,
     /// Counters outlive a killed agent.
     pub(crate) pinned: bool,
