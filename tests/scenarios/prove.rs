@@ -306,6 +306,7 @@ fn without_privileges() -> Result<()> {
 #[test]
 fn lines_for_people_and_the_namespace_that_it_is() -> Result<()> {
     let pair = Pair::new()?;
+    without_ipv6(&[&pair.a, &pair.b])?;
     let agent = Agent::start(&pair.a, &Options::on(&["a0", "lo"]))?;
     let directory = agent.state_directory().to_str().context("path")?;
     let prove = |ns: &Netns, more: &[&str]| {

@@ -94,8 +94,10 @@ impl Report {
         if packets == 0 {
             return "no difference, but no packet passed either: run it while there is traffic".to_owned();
         }
-        let plural = if interfaces == 1 { "" } else { "s" };
-        let mut text = format!("proved: {interfaces} interface{plural}, {} packets, ", grouped(packets));
+        let plural = |count| if count == 1 { "" } else { "s" };
+        let (of_interfaces, of_packets) = (plural(interfaces as u64), plural(packets));
+        let packets = grouped(packets);
+        let mut text = format!("proved: {interfaces} interface{of_interfaces}, {packets} packet{of_packets}, ");
         let open: u64 = self.compared().map(|(_, found)| found.packets.reach()).max().unwrap_or_default();
         text += &match open {
             0 => "difference 0".to_owned(),
