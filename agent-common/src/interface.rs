@@ -23,6 +23,10 @@ pub const CAUSES: usize = 5;
 pub const SEEN: u32 = CAUSES as u32;
 /// Policy drops that found no room, as [`InterfaceKey::cause`]; their epoch is the drops'.
 pub const DROPS_SKIPPED: u32 = SEEN + 1;
+/// [`InterfaceEntry::beyond`], as [`InterfaceKey::cause`].
+pub const BEYOND: u32 = DROPS_SKIPPED + 1;
+/// [`InterfaceEntry::around`], as [`InterfaceKey::cause`], in its bytes.
+pub const AROUND: u32 = BEYOND + 1;
 
 /// A cause's share.
 #[repr(C)]
@@ -41,7 +45,12 @@ pub struct InterfaceEntry {
     /// Everything the program saw: wire packets and L3 bytes.
     pub seen: Count,
     pub causes: [Count; CAUSES],
-    pub reserved: [u64; 3],
+    /// Of `seen`, what is not in the kernel's own buffers: the packets of super-packets but one each, and the headers
+    /// that those repeat. Together with `around` it leads back to what other counters in the kernel see.
+    pub beyond: Count,
+    /// The other way round: bytes behind the link-layer header of a buffer that are not in `seen`, such as VLAN tags.
+    /// Padding of untagged packets is not among them: to see it would cost every packet.
+    pub around: u64,
 }
 
 /// One set of the interface table.
@@ -58,6 +67,6 @@ pub struct InterfaceKey {
     pub ifindex: u32,
     pub epoch: u32,
     pub direction: u32,
-    /// A [`Cause`], [`SEEN`] or [`DROPS_SKIPPED`].
+    /// A [`Cause`], [`SEEN`], [`DROPS_SKIPPED`], [`BEYOND`] or [`AROUND`].
     pub cause: u32,
 }

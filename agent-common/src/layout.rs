@@ -27,7 +27,8 @@ const _: () = {
     assert!(size_of::<Count>() == 16 && offset_of!(Count, packets) == 0 && offset_of!(Count, bytes) == 8);
     assert!(size_of::<InterfaceEntry>() == 128 && offset_of!(InterfaceEntry, key) == 0);
     assert!(offset_of!(InterfaceEntry, seen) == 8 && offset_of!(InterfaceEntry, causes) == 24);
-    assert!(offset_of!(InterfaceEntry, reserved) == 24 + 16 * CAUSES);
+    assert!(offset_of!(InterfaceEntry, beyond) == 24 + 16 * CAUSES);
+    assert!(offset_of!(InterfaceEntry, around) == 40 + 16 * CAUSES);
     assert!(size_of::<InterfaceSet>() == 512);
     assert!(size_of::<InterfaceKey>() == 16 && offset_of!(InterfaceKey, ifindex) == 0);
     assert!(offset_of!(InterfaceKey, epoch) == 4 && offset_of!(InterfaceKey, direction) == 8);

@@ -18,6 +18,13 @@ pub enum Link {
     None = 1,
 }
 
+impl Link {
+    #[inline(always)]
+    fn header_len(self) -> u32 {
+        if self == Self::Ethernet { parse::ETHER_LEN } else { 0 }
+    }
+}
+
 #[inline(always)]
 fn network<P: Packet>(packet: &P, link: Link) -> Result<Network, Cause> {
     match link {
@@ -136,30 +143,36 @@ fn slow(skb: *mut __sk_buff, direction: u32, link: u32) {
                 let mut sample = sample(skb, direction, &ip.transport);
                 sample.packets = measure(skb, l3, 4, &ip.transport, &mut sample);
                 fragment(&addresses.0, &addresses.1, &ip.transport, &mut sample);
-                count::seen(&sample);
+                count::seen_as(&sample, buffer(&packet, l3, link, &ip.transport));
                 if !count::flow4(ip.addresses, &sample) {
                     count::overflow(&count::wide4(ip.addresses, &sample), &sample);
                 }
             }
-            Err(cause) => refuse(skb, direction, &packet, l3, cause),
+            Err(cause) => refuse(skb, direction, &packet, l3, link, cause),
         },
         Ok(Network::V6(l3)) => match parse::ipv6(&packet, l3, gso) {
             Ok(ip) => {
                 let mut sample = sample(skb, direction, &ip.transport);
                 sample.packets = measure(skb, l3, 6, &ip.transport, &mut sample);
                 fragment(&ip.src, &ip.dst, &ip.transport, &mut sample);
-                count::seen(&sample);
+                count::seen_as(&sample, buffer(&packet, l3, link, &ip.transport));
                 if !count::flow6(ip.src, ip.dst, &sample) {
                     count::overflow(&count::wide6(ip.src, ip.dst, &sample), &sample);
                 }
             }
-            Err(cause) => refuse(skb, direction, &packet, l3, cause),
+            Err(cause) => refuse(skb, direction, &packet, l3, link, cause),
         },
         Err(cause) => {
-            let l2 = if link == Link::Ethernet { 14 } else { 0 };
-            refuse(skb, direction, &packet, l2, cause);
+            refuse(skb, direction, &packet, link.header_len(), link, cause);
         }
     }
+}
+
+/// Bytes of a packet behind its link-layer header, as other counters in the kernel know them. Tags in the data are part of
+/// them. Padding is left out where `fast` would not see it either.
+#[inline(always)]
+fn buffer(packet: &Copying, l3: u32, link: Link, transport: &Transport) -> u32 {
+    if l3 == link.header_len() { transport.ip_len } else { packet.len().saturating_sub(link.header_len()) }
 }
 
 /// Wire packets and IP bytes of a super-packet; the packets are returned, 1 for any other packet. A frame of its own:
@@ -199,7 +212,7 @@ fn fragment(src: &[u64; 2], dst: &[u64; 2], transport: &Transport, sample: &mut 
 }
 
 #[inline(always)]
-fn refuse(skb: *mut __sk_buff, direction: u8, packet: &Copying, l3: u32, cause: Cause) {
+fn refuse(skb: *mut __sk_buff, direction: u8, packet: &Copying, l3: u32, link: Link, cause: Cause) {
     let sample = Sample {
         place: Place::now(),
         // SAFETY: context field, checked by the verifier.
@@ -211,6 +224,6 @@ fn refuse(skb: *mut __sk_buff, direction: u8, packet: &Copying, l3: u32, cause: 
         packets: 1,
         bytes: u64::from(packet.len().saturating_sub(l3)),
     };
-    count::seen(&sample);
+    count::seen_as(&sample, packet.len().saturating_sub(link.header_len()));
     count::interface_cause(&sample, cause);
 }

@@ -5,7 +5,7 @@ use crate::maps::{CLOCK, CONTROL, FLOW4, FLOW6, INTERFACE_OVERFLOW, INTERFACES, 
 use crate::settings;
 use crate::warn;
 use agent_common::flow::{Entry4, Entry6, IFINDEX_MAX, Packed, TIME_BITS, TIME_MASK, WideCounters, WideKey, pack_b};
-use agent_common::interface::{Cause, Count, InterfaceEntry, InterfaceKey, SEEN};
+use agent_common::interface::{AROUND, BEYOND, Cause, Count, InterfaceEntry, InterfaceKey, SEEN};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_jiffies64};
 
@@ -324,6 +324,32 @@ pub fn seen(sample: &Sample) {
             entry.seen.bytes += sample.bytes;
         }
         None => crowded_interface(sample, SEEN),
+    }
+}
+
+/// As [`seen`], of a packet that is not one whole buffer of `buffer` bytes behind the link-layer header. What differs is
+/// counted first: who reads the entry meanwhile finds too much of it rather than too little.
+#[inline(never)]
+pub fn seen_as(sample: &Sample, buffer: u32) {
+    let buffer = u64::from(buffer);
+    let beyond =
+        Count { packets: u64::from(sample.packets.saturating_sub(1)), bytes: sample.bytes.saturating_sub(buffer) };
+    let around = buffer.saturating_sub(sample.bytes);
+    match interface(sample) {
+        Some(entry) => {
+            entry.beyond.packets += beyond.packets;
+            entry.beyond.bytes += beyond.bytes;
+            entry.around += around;
+            entry.seen.packets += u64::from(sample.packets);
+            entry.seen.bytes += sample.bytes;
+        }
+        None => {
+            let of = |what: u32| u64::from(sample.direction) | u64::from(what) << 32;
+            let (ifindex, epoch) = (sample.ifindex, sample.place.epoch);
+            interface_overflow(ifindex, epoch, of(BEYOND), sample.packets.saturating_sub(1), beyond.bytes);
+            interface_overflow(ifindex, epoch, of(AROUND), 0, around);
+            interface_overflow(ifindex, epoch, of(SEEN), sample.packets, sample.bytes);
+        }
     }
 }
 

@@ -9,7 +9,7 @@ const DCCP: u8 = 33;
 const SCTP: u8 = 132;
 const UDP_LITE: u8 = 136;
 
-const ETHER_LEN: u32 = 14;
+pub const ETHER_LEN: u32 = 14;
 const VLAN_LEN: u32 = 4;
 /// 802.1Q in 802.1ad, and one more than anybody documents.
 const VLAN_TAGS_MAX: u32 = 3;

@@ -24,6 +24,7 @@ mod metrics;
 mod notify;
 mod pipeline;
 mod privileges;
+mod prove;
 mod record;
 mod register;
 mod select;

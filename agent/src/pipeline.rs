@@ -372,7 +372,7 @@ fn summarize(closed: &Closed, excluded_by: [Total; exclude::COUNT], verdicts: Ou
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::flow::{Direction, FlowKey, InterfaceTotals};
+    use crate::capture::flow::{Buffers, Direction, FlowKey, InterfaceTotals};
     use crate::flow_log::{Destination, FlowLog, TrafficType};
     use crate::format::Format;
     use crate::select::Selection;
@@ -406,6 +406,7 @@ mod tests {
                 unparsable: [zero; 3],
                 skipped: Total { packets: skipped, bytes: skipped },
                 drops_skipped: zero,
+                buffers: Buffers::default(),
             });
             entry.seen += Total { packets: 1, bytes: 60 };
         }

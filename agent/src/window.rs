@@ -92,6 +92,7 @@ fn add_totals(sum: &mut InterfaceTotals, more: &InterfaceTotals) {
     sum.non_ip += more.non_ip;
     sum.skipped += more.skipped;
     sum.drops_skipped += more.drops_skipped;
+    sum.buffers += more.buffers;
     for (sum, more) in sum.unparsable.iter_mut().zip(more.unparsable) {
         *sum += more;
     }
@@ -248,6 +249,7 @@ pub(crate) fn skipped(closed: &Closed, gaps: &BTreeSet<u32>) -> BTreeSet<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::flow::Buffers;
 
     fn flow(ifindex: u32, port: u16, packets: u64, first: i64, last: i64, tcp_flags: u8) -> Flow {
         let key = FlowKey {
@@ -276,6 +278,7 @@ mod tests {
             unparsable: [total(0); 3],
             skipped: total(skipped),
             drops_skipped: total(0),
+            buffers: Buffers::default(),
         }
     }
 

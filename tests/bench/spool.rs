@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use flowlogd::bench::{self, ObjectsCost, ReadCost, Service, SpoolCost, Window};
-use flowlogd::capture::flow::{Direction, Drained, Flow, FlowKey, InterfaceTotals, Total, Verdict};
+use flowlogd::capture::flow::{Buffers, Direction, Drained, Flow, FlowKey, InterfaceTotals, Total, Verdict};
 
 use crate::report::{Cell, Table};
 use crate::{Settings, machine, min_median};
@@ -46,6 +46,7 @@ pub(crate) fn window(flows: u32) -> Result<Window> {
         unparsable: [zero; 3],
         skipped: zero,
         drops_skipped: zero,
+        buffers: Buffers::default(),
     });
     let drained = Drained { batches: vec![batch], totals: totals.collect(), drops: Vec::new() };
     Ok(bench::close_window(drained, end - 59, end))

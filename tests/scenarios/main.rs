@@ -35,6 +35,7 @@ mod metrics;
 mod nat;
 mod ping;
 mod privileges;
+mod prove;
 mod rehook;
 mod reject;
 mod reject_fragments;

@@ -95,7 +95,10 @@ fn expect_confined(machine: &Machine, pid: u32) -> Result<()> {
     for set in ["CapEff:", "CapPrm:", "CapBnd:"] {
         ensure!(field(set) == Some(CAPABILITIES), "{set} {:?}", field(set));
     }
-    ensure!(field("CapInh:").is_some() && field("NoNewPrivs:") == Some("1") && field("Seccomp:") == Some("2"), "{status}");
+    ensure!(
+        field("CapInh:").is_some() && field("NoNewPrivs:") == Some("1") && field("Seccomp:") == Some("2"),
+        "{status}"
+    );
     let user = machine.run(&["id", "--user", "flowlogd"])?;
     ensure!(field("Uid:").is_some_and(|ids| ids.split_whitespace().all(|id| id == user.trim())), "{status}");
     machine.wait_logged(UNIT, "capabilities", 1)?;
@@ -143,7 +146,8 @@ fn the_life_of_a_package() -> Result<()> {
     ensure!(hooks(&pair)? == [0, 0] && pins(&machine)? == 0, "{:?} {}", hooks(&pair)?, pins(&machine)?);
     ensure!(machine.path(RECORDS).is_dir() && machine.path(CONFIG).exists(), "records or configuration are gone");
     machine.run(&["apt-get", "purge", "--yes", "flowlogd"])?;
-    let left = machine.sh("find / -xdev -iname '*flowlogd*' -not -path '/root/*' -not -path '/proc/*' -not -path '/tmp/*'")?;
+    let left =
+        machine.sh("find / -xdev -iname '*flowlogd*' -not -path '/root/*' -not -path '/proc/*' -not -path '/tmp/*'")?;
     ensure!(left.is_empty(), "left: {left}");
     let user = machine.output(&["getent", "passwd", "flowlogd"])?;
     let group = machine.output(&["getent", "group", "flowlogd"])?;
@@ -189,7 +193,10 @@ fn a_refusal_is_called_by_its_name() -> Result<()> {
     install(&machine, "/root/flowlogd.deb")?;
     wait_active(&machine)?;
     for (change, said) in [
-        ("CapabilityBoundingSet=\nCapabilityBoundingSet=CAP_BPF CAP_PERFMON\nAmbientCapabilities=\n", "CapabilityBoundingSet="),
+        (
+            "CapabilityBoundingSet=\nCapabilityBoundingSet=CAP_BPF CAP_PERFMON\nAmbientCapabilities=\n",
+            "CapabilityBoundingSet=",
+        ),
         ("SystemCallFilter=\nSystemCallFilter=@system-service\nSystemCallFilter=~bpf\n", "seccomp"),
     ] {
         drop_in(&machine, change)?;

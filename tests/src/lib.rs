@@ -23,6 +23,7 @@ pub mod netns;
 pub mod nft;
 pub mod package;
 pub mod policy;
+pub mod prove;
 pub mod proxy;
 pub mod python;
 pub mod records;

@@ -64,8 +64,7 @@ impl Machine {
             fs::copy(from, &to).with_context(|| format!("{} to {}", from.display(), to.display()))?;
         }
         let name = format!("fl{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
-        let layers =
-            format!("lowerdir={},upperdir={},workdir={}", base.display(), upper.display(), work.display());
+        let layers = format!("lowerdir={},upperdir={},workdir={}", base.display(), upper.display(), work.display());
         // The overlay is in a mount namespace that ends with the container.
         let script = "mount -t overlay overlay -o \"$0\" \"$1\" && shift && exec \"$@\"";
         let console = File::create(directory.path().join("console"))?;
@@ -121,7 +120,11 @@ impl Machine {
             .args(["--kill-after=2", &seconds, "nsenter", "--target", &self.init.to_string(), "--all"])
             .args(argv)
             .env_clear()
-            .envs([("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("LC_ALL", "C.UTF-8"), ("DEBIAN_FRONTEND", "noninteractive")])
+            .envs([
+                ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+                ("LC_ALL", "C.UTF-8"),
+                ("DEBIAN_FRONTEND", "noninteractive"),
+            ])
             .stdin(Stdio::null())
             .output();
         output.with_context(|| argv.join(" "))
@@ -172,7 +175,8 @@ fn children(pid: u32) -> Result<Option<u32>> {
     // nspawn is another program before.
     let is_nspawn = fs::read_to_string(format!("/proc/{pid}/comm"))?.trim() == "systemd-nspawn";
     let child = text.split_whitespace().next().and_then(|word| word.parse().ok()).filter(|_| is_nspawn);
-    let is_init = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "systemd");
+    let is_init =
+        |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "systemd");
     Ok(child.filter(is_init))
 }
 

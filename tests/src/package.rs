@@ -26,7 +26,9 @@ fn named(start: &str, end: &str) -> Result<PathBuf> {
     let entries = fs::read_dir(&directory).with_context(|| directory.display().to_string())?;
     let paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     let is_meant = |path: &&PathBuf| {
-        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(start) && name.ends_with(end))
+        path.file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| name.starts_with(start) && name.ends_with(end))
     };
     let found: Vec<&PathBuf> = paths.iter().filter(is_meant).collect();
     ensure!(found.len() == 1, "{start}*{end} in {}: {found:?}; cargo xtask test makes it", directory.display());

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 use agent_common::flow::TIME_MASK;
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Length of a tick and how far programs shift jiffies.
@@ -71,6 +72,27 @@ impl Reading {
         // Below 2^63 by the division.
         (self.unix.saturating_sub(ago) / 1_000_000_000).cast_signed()
     }
+}
+
+/// Begin and end of some work, in nanoseconds of the monotonic clock: processes of one host can compare theirs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    pub from: u64,
+    pub to: u64,
+}
+
+impl Span {
+    pub(crate) fn of<T>(work: impl FnOnce() -> T) -> (T, Self) {
+        let from = monotonic();
+        let done = work();
+        (done, Self { from, to: monotonic() })
+    }
+}
+
+/// A clock that cannot be read gives 0.
+fn monotonic() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    now.map_or(0, |now| nanos(now.into()))
 }
 
 #[cfg(test)]

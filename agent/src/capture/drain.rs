@@ -6,7 +6,7 @@ mod census;
 
 use agent_common::drop::{Class, DropKey};
 use agent_common::flow::{Entry4, Entry6, TIME_BITS, TIME_MASK, WAYS, WideCounters, WideKey};
-use agent_common::interface::{CAUSES, Cause, DROPS_SKIPPED, InterfaceEntry};
+use agent_common::interface::{AROUND, BEYOND, CAUSES, Cause, DROPS_SKIPPED, InterfaceEntry};
 use agent_common::{Control, EGRESS};
 use std::collections::BTreeMap;
 use std::mem::offset_of;
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Error;
 use super::clock::Reading;
-use super::flow::{Direction, Drained, Dropped, Flow, FlowKey, InterfaceTotals, Total, Verdict};
+use super::flow::{Buffers, Direction, Drained, Dropped, Flow, FlowKey, InterfaceTotals, Total, Verdict};
 use super::sys::{self, GracePeriod, Mapped};
 use super::tables::Tables;
 use crate::fault;
@@ -35,6 +35,10 @@ const VALUE_WORDS: usize = size_of::<WideCounters>() / WORD;
 const CONTROL_EPOCH: usize = offset_of!(Control, epoch) / WORD;
 const CONTROL_DROP_EPOCH: usize = offset_of!(Control, drop_epoch) / WORD;
 const WORDS_INTERFACE: usize = size_of::<InterfaceEntry>() / WORD;
+const SEEN_WORD: usize = offset_of!(InterfaceEntry, seen) / WORD;
+const CAUSES_WORD: usize = offset_of!(InterfaceEntry, causes) / WORD;
+const BEYOND_WORD: usize = offset_of!(InterfaceEntry, beyond) / WORD;
+const AROUND_WORD: usize = offset_of!(InterfaceEntry, around) / WORD;
 
 /// One table's shape: `[epoch & 1][cpu][set][way]`.
 #[derive(Clone, Copy)]
@@ -291,24 +295,23 @@ impl Tables {
     }
 
     fn read_totals(&self, epoch: u32) -> Result<Vec<InterfaceTotals>, Error> {
-        // [causes.., seen, drops skipped] by (ifindex, direction).
+        // [causes.., seen, drops skipped, beyond, around] by (ifindex, direction).
         let mut by_key: BTreeMap<(u32, u8), [Total; SUMS]> = BTreeMap::new();
         let shape = self.shape_interface();
         let half = (epoch as usize & 1) * shape.half_words();
         for start in (half..half + shape.half_words()).step_by(WORDS_INTERFACE) {
-            let key = self.interfaces.load(start);
-            if key == 0 {
+            if self.interfaces.load(start) == 0 {
                 continue;
             }
-            let sums = by_key.entry((key as u32, (key >> 32) as u8)).or_default();
-            let count = |i: usize| Total {
-                packets: self.interfaces.load(start + 1 + 2 * i),
-                bytes: self.interfaces.load(start + 2 + 2 * i),
-            };
-            sums[CAUSES] += count(0);
+            let entry = self.interface_entry(start);
+            let sums = by_key.entry((entry[0] as u32, (entry[0] >> 32) as u8)).or_default();
+            let count = |word: usize| Total { packets: entry[word], bytes: entry[word + 1] };
+            sums[CAUSES] += count(SEEN_WORD);
             for (cause, sum) in sums.iter_mut().take(CAUSES).enumerate() {
-                *sum += count(1 + cause);
+                *sum += count(CAUSES_WORD + 2 * cause);
             }
+            sums[BEYOND as usize] += count(BEYOND_WORD);
+            sums[AROUND as usize].bytes += entry[AROUND_WORD];
         }
         for entry in self.interface_overflow.iter() {
             let ([ifindex, key_epoch, direction, cause], values) = entry?;
@@ -320,6 +323,21 @@ impl Tables {
             }
         }
         Ok(by_key.into_iter().map(|((ifindex, dir), sums)| totals(ifindex, dir, &sums)).collect())
+    }
+
+    /// An interface's words, all of one moment where that can be had: of an epoch that is still written, what is read
+    /// twice alike, and under a flood the last try.
+    fn interface_entry(&self, start: usize) -> [u64; WORDS_INTERFACE] {
+        let read = || std::array::from_fn(|word| self.interfaces.load(start + word));
+        let mut entry = read();
+        for _ in 0..READS_MAX {
+            let again = read();
+            if again == entry {
+                break;
+            }
+            entry = again;
+        }
+        entry
     }
 
     /// Forgets an epoch.
@@ -368,7 +386,10 @@ fn has_more<T>(items: impl Iterator<Item = T>, than: usize) -> bool {
 }
 
 /// By `InterfaceKey::cause`.
-const SUMS: usize = DROPS_SKIPPED as usize + 1;
+const SUMS: usize = AROUND as usize + 1;
+
+/// Of an interface's entry.
+const READS_MAX: usize = 64;
 
 /// Sets looked at to estimate how full a table is.
 const SAMPLE_SETS: usize = 256;
@@ -383,5 +404,6 @@ fn totals(ifindex: u32, raw_direction: u8, sums: &[Total; SUMS]) -> InterfaceTot
         unparsable: [of(Cause::Truncated), of(Cause::BadHeader), of(Cause::LongChain)],
         skipped: of(Cause::Skipped),
         drops_skipped: sums[DROPS_SKIPPED as usize],
+        buffers: Buffers { beyond: sums[BEYOND as usize], around: sums[AROUND as usize].bytes },
     }
 }

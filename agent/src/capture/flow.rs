@@ -114,6 +114,36 @@ pub struct InterfaceTotals {
     pub skipped: Total,
     /// A policy's drops that could not be counted under their flow. Not part of what the program saw.
     pub drops_skipped: Total,
+    /// Only of what was counted since this agent started: for whoever compares it with other counters now.
+    #[serde(skip)]
+    pub buffers: Buffers,
+}
+
+/// How the packets lay in the kernel's buffers, which is what its other counters count.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Buffers {
+    /// Of what was seen, in no buffer of its own: packets and headers that super-packets (GSO, GRO) become on the wire.
+    pub beyond: Total,
+    /// Bytes behind the link-layer header that were not seen as IP: VLAN tags in the data.
+    pub around: u64,
+}
+
+impl Buffers {
+    /// Buffers and their bytes behind the link-layer header, of packets and IP bytes.
+    #[must_use]
+    pub fn of(&self, seen: Total) -> Total {
+        Total {
+            packets: seen.packets.saturating_sub(self.beyond.packets),
+            bytes: (seen.bytes + self.around).saturating_sub(self.beyond.bytes),
+        }
+    }
+}
+
+impl std::ops::AddAssign for Buffers {
+    fn add_assign(&mut self, other: Self) {
+        self.beyond += other.beyond;
+        self.around += other.around;
+    }
 }
 
 /// What a policy dropped of a flow, with the verdict [`Verdict::Reject`].

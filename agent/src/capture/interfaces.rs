@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
@@ -70,6 +71,12 @@ pub fn list() -> Result<Vec<Interface>, Errno> {
     let mut interfaces: Vec<Interface> = by_name.into_values().filter(|i| i.index != 0).collect();
     interfaces.sort_by_key(|i| i.index);
     Ok(interfaces)
+}
+
+/// Which network namespace this process is in: equal numbers, the same one.
+#[must_use]
+pub fn namespace() -> Option<u64> {
+    std::fs::metadata("/proc/self/ns/net").ok().map(|found| found.ino())
 }
 
 /// Multicast groups of rtnetlink (include/uapi/linux/rtnetlink.h): links, IPv4 and IPv6 addresses.

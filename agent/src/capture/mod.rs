@@ -34,6 +34,7 @@ use crate::fault;
 pub use attach::Hook;
 use attach::{Attachment, Look};
 pub use chain::{Hanging, hanging};
+pub use clock::Span;
 pub use detach::detach;
 pub use drain::{Census, TableUse};
 pub use drops::Unavailable;

@@ -8,6 +8,7 @@ mod generate;
 mod journald;
 mod list;
 pub mod log;
+mod prove;
 mod run;
 mod spool;
 mod status;
@@ -28,6 +29,7 @@ Examples:
   flowlogd check --config /etc/flowlogd/flowlogd.toml
   flowlogd status
   flowlogd top 10.0.0.0/8 port 443
+  flowlogd prove --for 60s
   flowlogd list --json
   flowlogd doctor
   flowlogd detach
@@ -55,6 +57,8 @@ enum Command {
     Status(status::Args),
     /// Show the flows of the window that goes on, as they grow
     Top(top::Args),
+    /// Compare what the running agent counts with other counters, live; exit code 1 if anything differs
+    Prove(prove::Args),
     /// List the configured flow logs and how their delivery goes
     List(list::Args),
     /// Remove what a killed agent left counting in the kernel; its counters are lost
@@ -129,6 +133,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Top(args) => top::run(&args),
+        Command::Prove(args) => prove::run(&args),
         Command::List(args) => list::run(&args),
         Command::Detach(args) => detach::run(&args),
         Command::Spool(args) => spool::run(&args),

@@ -5,8 +5,8 @@
 use super::Daemon;
 use super::tally::narrow;
 use super::{now, now_ms};
-use crate::capture::flow::{Direction, InterfaceTotals, Total};
-use crate::capture::{Census, DropReport, Hook};
+use crate::capture::flow::{Buffers, Direction, InterfaceTotals, Total};
+use crate::capture::{Census, DropReport, Hook, interfaces};
 use crate::deliver::{Delivery, Missed};
 use crate::exclude;
 use crate::flows::{About, Window};
@@ -75,7 +75,9 @@ impl Daemon {
             pid: std::process::id(),
             time: now(),
             started: self.started.0,
+            counted: Some(census.read),
             uptime_seconds: self.started.1.elapsed().as_secs(),
+            network_namespace: interfaces::namespace(),
             host: self.host_identity(),
             pinned: self.capture.is_pinned(),
             verdicts: self.verdicts(),
@@ -160,6 +162,7 @@ impl Daemon {
             unparsable: [sum.unparsable, Total::default(), Total::default()],
             skipped: sum.skipped,
             drops_skipped: sum.drops_skipped,
+            buffers: Buffers::default(),
         });
         side
     }

@@ -1,7 +1,7 @@
 use super::format::{HEAD_BYTES, VERSION};
 use super::scan::{Cause, Damage};
 use super::*;
-use crate::capture::flow::{Direction, Dropped, Flow, FlowKey, InterfaceTotals, Total, Verdict};
+use crate::capture::flow::{Buffers, Direction, Dropped, Flow, FlowKey, InterfaceTotals, Total, Verdict};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use proptest::prelude::*;
@@ -38,6 +38,7 @@ fn frame(epoch: u32, flows: u32) -> Frame {
         unparsable: [Total::default(); 3],
         skipped: total,
         drops_skipped: Total::default(),
+        buffers: Buffers::default(),
     };
     let drained =
         Drained { batches: vec![(0..flows).map(flow).collect(), vec![]], totals: vec![totals], drops: Vec::new() };

@@ -13,6 +13,7 @@ fn side(from: u64) -> Side {
     Side {
         position: Some(Position { at: 1, of: 2 }),
         seen: total(from + 900),
+        buffers: Buffers { beyond: total(from + 9), around: from + 10 },
         non_ip: total(from + 1),
         unparsable: Unparsable { truncated: total(from + 2), bad_header: total(from + 3), long_chain: total(from + 4) },
         skipped: total(from + 5),
@@ -61,6 +62,8 @@ pub(crate) fn snapshot() -> Snapshot {
         time: 12,
         started: 13,
         uptime_seconds: 14,
+        counted: Some(Span { from: 26, to: 27 }),
+        network_namespace: Some(28),
         host: Host { account_id: "123456789012".to_owned(), region: "on-prem-1".to_owned(), ..Host::default() },
         pinned: true,
         verdicts: Verdicts { available: false, why_not: Some("no BTF".to_owned()) },

@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::capture::flow::{Direction, InterfaceTotals, Total};
+use crate::capture::Span;
+use crate::capture::flow::{Buffers, Direction, InterfaceTotals, Total};
 use crate::deliver::status::Status as Delivery;
 pub(crate) use crate::window::Logged;
 pub(crate) use loss::{Cause, Loss, Unit};
@@ -25,6 +26,12 @@ pub(crate) struct Snapshot {
     pub(crate) started: i64,
     /// By the monotonic clock.
     pub(crate) uptime_seconds: u64,
+    /// When the packets were counted up. None: by a version that does not tell.
+    #[serde(default)]
+    pub(crate) counted: Option<Span>,
+    /// The number of the agent's, as `stat -L` of `/proc/PID/ns/net` gives it.
+    #[serde(default)]
+    pub(crate) network_namespace: Option<u64>,
     pub(crate) host: Host,
     /// Counters outlive a killed agent.
     pub(crate) pinned: bool,
@@ -83,6 +90,8 @@ pub(crate) struct Side {
     pub(crate) position: Option<Position>,
     /// Everything that our program saw.
     pub(crate) seen: Total,
+    #[serde(default)]
+    pub(crate) buffers: Buffers,
     pub(crate) non_ip: Total,
     pub(crate) unparsable: Unparsable,
     /// Found no room in any table.
@@ -207,6 +216,7 @@ impl Side {
     pub(crate) fn add(&mut self, totals: &InterfaceTotals) {
         let [truncated, bad_header, long_chain] = totals.unparsable;
         self.seen += totals.seen;
+        self.buffers += totals.buffers;
         self.non_ip += totals.non_ip;
         self.unparsable.truncated += truncated;
         self.unparsable.bad_header += bad_header;

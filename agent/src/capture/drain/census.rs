@@ -10,12 +10,15 @@ use super::{
     DROP_KEY_WORDS, Error, KEY_WORD4, KEY_WORD6, KEY_WORDS, Mapped, Shape, Tables, VALUE_WORDS, WAYS, WORDS4, WORDS6,
     relaxed, sys,
 };
+use crate::capture::Span;
 use crate::capture::flow::InterfaceTotals;
 
 /// Of the epoch that is counted in.
 #[derive(Clone, Debug, Default)]
 pub struct Census {
     pub totals: Vec<InterfaceTotals>,
+    /// When the totals were read.
+    pub read: Span,
     /// By ifindex. One that is in the overflow hash as well counts twice.
     pub flows: BTreeMap<u32, u64>,
     pub tables: Vec<TableUse>,
@@ -80,6 +83,8 @@ impl Tables {
         let used = [flow4, flow6, overflow, drops];
         let tables = self.sizes.tables().into_iter().zip(used);
         let tables = tables.map(|((name, capacity, bytes), entries)| TableUse { name, entries, capacity, bytes });
-        Ok(Census { totals: self.read_totals(epoch)?, flows, tables: tables.collect() })
+        let tables = tables.collect();
+        let (totals, read) = Span::of(|| self.read_totals(epoch));
+        Ok(Census { totals: totals?, read, flows, tables })
     }
 }
