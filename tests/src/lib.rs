@@ -20,6 +20,7 @@ pub mod listener;
 pub mod moto;
 pub mod netns;
 pub mod nft;
+pub mod packages;
 pub mod policy;
 pub mod proxy;
 pub mod python;

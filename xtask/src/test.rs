@@ -4,10 +4,22 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::{cargo, need_root, output, run, setup, step, target_dir, venv};
+use crate::{cargo, need_root, output, package, run, setup, step, target_dir, venv};
 
-const PACKAGES: [&str; 9] =
-    ["iproute2", "nftables", "iptables", "iperf3", "iputils-ping", "tcpdump", "ethtool", "libfaketime", "curl"];
+const PACKAGES: [&str; 12] = [
+    "iproute2",
+    "nftables",
+    "iptables",
+    "iperf3",
+    "iputils-ping",
+    "tcpdump",
+    "ethtool",
+    "libfaketime",
+    "curl",
+    "rpm",
+    "shellcheck",
+    "systemd",
+];
 
 pub(crate) fn run(unit: bool, filter: Option<&str>) -> Result<()> {
     if !unit {
@@ -22,7 +34,7 @@ pub(crate) fn run(unit: bool, filter: Option<&str>) -> Result<()> {
 fn run_steps(steps: &mut Steps, unit: bool, filter: Option<&str>) -> Result<()> {
     steps.run("setup", setup::build_tools)?;
     if !unit {
-        steps.run("packages", || setup::packages(&PACKAGES))?;
+        steps.run("Debian packages", || setup::packages(&PACKAGES))?;
         steps.run("promtool", || setup::unpacked("prometheus", "usr/bin/promtool"))?;
         steps.run("Python packages", venv::install)?;
     }
@@ -39,11 +51,13 @@ fn run_steps(steps: &mut Steps, unit: bool, filter: Option<&str>) -> Result<()> 
         return Ok(());
     }
     steps.run("release build", || run::build_agent(true))?;
+    steps.run("packages", || package::run(None, Some(&target_dir().join("release/flowlogd")), None))?;
     steps.run("faults build", run::build_faults)?;
     let mut scenarios = filtered(test(&["--package", "flowlogd-tests"]), filter);
     if filter.is_none() {
         scenarios.arg("--");
     }
+    scenarios.env("FLOWLOGD_PACKAGES", package::default_directory());
     scenarios.env("FLOWLOGD_FAULTS_BIN", target_dir().join("checked/flowlogd"));
     // One at a time: they share the host's CPUs, and counts must not depend on that.
     scenarios.arg("--test-threads=1");

@@ -52,7 +52,9 @@ fn completed(command: &clap::Command) -> clap::Command {
     let args = command.get_arguments().filter(|arg| !arg.is_hide_set()).cloned();
     let subs = command.get_subcommands().map(completed);
     let about = command.get_about().cloned().unwrap_or_default();
-    clap::Command::new(command.get_name().to_owned()).about(about).args(args).subcommands(subs)
+    // clap wants names that live for ever, and this process ends soon.
+    let name: &'static str = command.get_name().to_owned().leak();
+    clap::Command::new(name).about(about).args(args).subcommands(subs)
 }
 
 /// Name and text of each page, subcommands of subcommands included.
