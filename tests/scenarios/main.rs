@@ -33,6 +33,7 @@ mod ledger;
 mod long_dead;
 mod metrics;
 mod nat;
+mod package;
 mod ping;
 mod privileges;
 mod prove;

@@ -10,7 +10,7 @@ use flowlogd_tests::foreign::{Direction, tcx_programs};
 use flowlogd_tests::machine::{LIMIT, Machine};
 use flowlogd_tests::netns::Pair;
 use flowlogd_tests::steady::Steady;
-use flowlogd_tests::{package, records, wait_for};
+use flowlogd_tests::{packages, records, wait_for};
 
 const UNIT: &str = "flowlogd.service";
 const RECORDS: &str = "/var/lib/flowlogd/records";
@@ -26,7 +26,7 @@ const WINDOW: u64 = 1200;
 
 /// With the package on it, and a later one.
 fn boot(pair: &Pair) -> Result<Machine> {
-    let (this, later) = (package::deb(package::VERSION)?, package::deb(package::LATER)?);
+    let (this, later) = (packages::named(".deb")?, packages::of_version(packages::LATER, ".deb")?);
     Machine::boot(&pair.a, &[(&this, "/root/flowlogd.deb"), (&later, "/root/later.deb")])
 }
 
@@ -73,17 +73,17 @@ fn text(output: &Output) -> String {
 
 /// Status and its like are for the group, and for nobody else.
 fn expect_asked_by_the_group(machine: &Machine) -> Result<()> {
-    machine.run(&["useradd", "--no-create-home", "operator"])?;
+    machine.run(&["useradd", "--no-create-home", "someone"])?;
     for command in [&["flowlogd", "status"][..], &["flowlogd", "list"], &["flowlogd", "status", "--json"]] {
-        let asked = machine.run_as("operator", "flowlogd", command)?;
+        let asked = machine.run_as("someone", "flowlogd", command)?;
         ensure!(asked.status.success(), "{command:?}: {}", text(&asked));
     }
-    let status = text(&machine.run_as("operator", "flowlogd", &["flowlogd", "status"])?);
+    let status = text(&machine.run_as("someone", "flowlogd", &["flowlogd", "status"])?);
     ensure!(status.contains("a0") && status.contains(RECORDS), "{status}");
-    let refused = machine.run_as("operator", "operator", &["flowlogd", "status"])?;
+    let refused = machine.run_as("someone", "someone", &["flowlogd", "status"])?;
     ensure!(refused.status.code() == Some(1) && text(&refused).lines().count() == 1, "{}", text(&refused));
     ensure!(text(&refused).contains("group flowlogd"), "{}", text(&refused));
-    let doctor = machine.run_as("operator", "flowlogd", &["flowlogd", "doctor", "--json"])?;
+    let doctor = machine.run_as("someone", "flowlogd", &["flowlogd", "doctor", "--json"])?;
     ensure!(serde_json::from_slice::<serde_json::Value>(&doctor.stdout).is_ok(), "{}", text(&doctor));
     Ok(())
 }
@@ -128,7 +128,7 @@ fn the_life_of_a_package() -> Result<()> {
     ensure!(machine.unit(UNIT, "NRestarts")? == "1" || third != second, "not restarted");
     let version = machine.run(&["flowlogd", "--version"])?;
     let installed = machine.run(&["dpkg-query", "--show", "--showformat=${Version}", "flowlogd"])?;
-    ensure!(installed.starts_with(package::LATER), "{installed} {version}");
+    ensure!(installed.starts_with(packages::LATER), "{installed} {version}");
     machine.wait_logged(UNIT, "handed over", 1)?;
     traffic.wait(WINDOW)?;
     ensure!(hooks(&pair)? == [1, 1], "{:?}", hooks(&pair)?);

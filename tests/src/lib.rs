@@ -21,7 +21,7 @@ pub mod machine;
 pub mod moto;
 pub mod netns;
 pub mod nft;
-pub mod package;
+pub mod packages;
 pub mod policy;
 pub mod prove;
 pub mod proxy;

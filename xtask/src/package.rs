@@ -79,7 +79,7 @@ impl Package<'_> {
     fn rpm(&self) -> Result<PathBuf> {
         let path = self.directory.join(format!("flowlogd-{}-{RELEASE}.{ARCH}.rpm", self.version));
         let mut rpm = tools::command("cargo-generate-rpm");
-        rpm.args(["generate-rpm", "--package", "agent", "--auto-req", "builtin", "--payload-compress", "xz"]);
+        rpm.args(["generate-rpm", "--package", "agent", "--auto-req", "builtin", "--payload-compress", "zstd"]);
         rpm.arg("--set-metadata").arg(format!("version = \"{}\"\nrelease = \"{RELEASE}\"", self.version));
         rpm.arg("--output").arg(&path);
         step("make the .rpm", rpm.env("SOURCE_DATE_EPOCH", &self.date))?;

@@ -4,10 +4,25 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::{cargo, need_root, output, run, setup, step, target_dir, venv};
+use crate::{cargo, need_root, output, package, run, setup, step, target_dir, venv};
 
-pub(crate) const PACKAGES: [&str; 9] =
-    ["iproute2", "nftables", "iptables", "iperf3", "iputils-ping", "tcpdump", "ethtool", "libfaketime", "curl"];
+pub(crate) const PACKAGES: [&str; 12] = [
+    "iproute2",
+    "nftables",
+    "iptables",
+    "iperf3",
+    "iputils-ping",
+    "tcpdump",
+    "ethtool",
+    "libfaketime",
+    "curl",
+    "rpm",
+    "shellcheck",
+    "systemd",
+];
+
+/// As in tests/src/packages.rs.
+const LATER: &str = "9.0.0";
 
 pub(crate) fn run(unit: bool, filter: Option<&str>) -> Result<()> {
     if !unit {
@@ -22,7 +37,7 @@ pub(crate) fn run(unit: bool, filter: Option<&str>) -> Result<()> {
 fn run_steps(steps: &mut Steps, unit: bool, filter: Option<&str>) -> Result<()> {
     steps.run("setup", setup::build_tools)?;
     if !unit {
-        steps.run("packages", || setup::packages(&PACKAGES))?;
+        steps.run("Debian packages", || setup::packages(&PACKAGES))?;
         steps.run("promtool", || setup::unpacked("prometheus", "usr/bin/promtool"))?;
         steps.run("Python packages", venv::install)?;
         steps.run("Debian for containers", setup::debian)?;
@@ -41,10 +56,15 @@ fn run_steps(steps: &mut Steps, unit: bool, filter: Option<&str>) -> Result<()> 
     }
     steps.run("release build", || run::build_agent(true))?;
     steps.run("faults build", run::build_faults)?;
+    // The later one is for upgrades, and has the fault points.
+    for (version, binary) in [(None, "release/flowlogd"), (Some(LATER), "checked/flowlogd")] {
+        steps.run("packages", || package::run(version, Some(&target_dir().join(binary)), None))?;
+    }
     let mut scenarios = filtered(test(&["--package", "flowlogd-tests"]), filter);
     if filter.is_none() {
         scenarios.arg("--");
     }
+    scenarios.env("FLOWLOGD_PACKAGES", package::default_directory());
     scenarios.env("FLOWLOGD_FAULTS_BIN", target_dir().join("checked/flowlogd"));
     // One at a time: they share the host's CPUs, and counts must not depend on that.
     scenarios.arg("--test-threads=1");
