@@ -6,6 +6,7 @@ mod clock;
 mod clsact;
 mod coexistence;
 mod conservation;
+mod cost;
 mod delivery_backlog;
 mod delivery_commands;
 mod delivery_credentials;

@@ -10,7 +10,7 @@ use flowlogd_tests::agent::{self, Agent, Options, binary};
 use flowlogd_tests::netns::Pair;
 use flowlogd_tests::nft::{Firewall, Ledger};
 use flowlogd_tests::status::{self, number, socket};
-use flowlogd_tests::terminal::{self, RESTORED};
+use flowlogd_tests::terminal::{self, ENDED, RESTORED};
 use flowlogd_tests::traffic::{self, Sink};
 use flowlogd_tests::{Totals, UDP, policy, wait_for};
 use serde_json::Value;
@@ -202,6 +202,12 @@ fn the_live_view_gives_the_terminal_back() -> Result<()> {
     }
     let played = terminal::play(&[flow, "type \\x03"], &program, &args)?;
     ensure!(played == RESTORED, "^C: {played}");
+    // The terminal goes away, with a signal and without.
+    let played = terminal::play(&[flow, "hangup"], &program, &args)?;
+    ensure!(played == ENDED, "hangup: {played}");
+    let deaf = format!("trap '' HUP; exec {} top --state-directory {state}", program.display());
+    let played = terminal::play(&[flow, "hangup"], Path::new("/bin/sh"), &["-c", &deaf])?;
+    ensure!(played == ENDED, "hangup without a signal: {played}");
     // The agent dies, and is there again.
     let [seen, said, back] = ["seen", "said", "back"].map(|name| pins.state().join(name));
     let touch = |path: &Path| format!("run touch {}", path.display());

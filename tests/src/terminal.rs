@@ -10,7 +10,7 @@ use crate::python::PYTHON;
 /// Runs a program on a new terminal of 110 by 30 and plays a script: lines `see TEXT` waits until this is on the screen,
 /// `type TEXT` presses keys, `signal NUMBER` sends one, and `run COMMAND` has a shell do something beside. Then the program
 /// must end by itself, with the terminal as it was. Prints its exit code and whether the terminal's modes and its screen
-/// were given back.
+/// were given back. After `hangup`, which takes the terminal away, only that it ended.
 const PTY: &str = r#"
 import codecs, os, pty, re, select, signal, struct, subprocess, sys, termios, fcntl, time
 signal.alarm(60)
@@ -63,6 +63,14 @@ for line in script:
         os.write(master, text.encode().decode("unicode_escape").encode())
     elif what == "signal":
         program.send_signal(int(text))
+    elif what == "hangup":
+        os.close(master)
+        try:
+            program.wait(20)
+        except subprocess.TimeoutExpired:
+            fail("it goes on without a terminal")
+        print("ended")
+        sys.exit()
     elif what == "run":
         subprocess.run(["sh", "-c", text], check=True)
 deadline = time.monotonic() + 20
@@ -80,6 +88,8 @@ print(program.returncode, "modes" if before == after else "raw", "screen" if scr
 
 /// What [`PTY`] prints of a program that went as it should.
 pub const RESTORED: &str = "0 modes screen";
+/// The same, when the terminal was taken away.
+pub const ENDED: &str = "ended";
 
 pub fn play(script: &[&str], program: &Path, args: &[&str]) -> Result<String> {
     let directory = tempfile::TempDir::new()?;

@@ -1,17 +1,22 @@
 //! The live view: a thread asks the agent, this one draws and takes keys.
 //! Must not know what is drawn, nor what keys do.
-//! Always: the terminal is as it was when we end, also by a signal or a panic; an agent that does not answer is said in
-//! the header, and asked again.
+//! Always: the terminal is as it was when we end, also by a signal or a panic; we end with the terminal; an agent that does
+//! not answer is said in the header, and asked again.
 #![forbid(unsafe_code)]
 
-use std::io;
+use std::fs::File;
+use std::io::{self, IsTerminal as _};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 
 use super::keys::{Then, press};
@@ -26,6 +31,8 @@ use crate::flows::{Answer, Query};
 pub(super) const LIMIT: usize = 1000;
 /// How often signals and answers are looked for.
 const TICK: Duration = Duration::from_millis(100);
+/// Who was told to end and has not by then hangs in the terminal.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// What to ask from now on. None: nothing.
 type Order = Option<Query>;
@@ -34,45 +41,92 @@ type Answered = (Query, Result<Answer, String>);
 pub(super) fn run(socket: &Path, query: Query, interval: Duration, rows: Option<usize>) -> Result<(), Failure> {
     // Before the screen is taken: what is wrong from the start is a line.
     let first = ask(socket, &query).map_err(|error| Failure::Run(error.to_string()))?;
-    let failed = |what: &'static str| move |error: nix::errno::Errno| Failure::Run(format!("{what}: {error}"));
-    let mut mask = SigSet::empty();
-    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|signal| mask.add(signal));
-    // Before the other threads: they must not take them.
-    mask.thread_block().map_err(failed("block signals"))?;
-    let signals =
-        SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(failed("signalfd"))?;
+    let ended = watch_signals()?;
+    let tty =
+        open_tty().map_err(|error| Failure::Run(format!("no terminal to take keys from: {error}; try --once")))?;
     let (orders, answers) = spawn(socket.to_owned(), query.clone(), interval)?;
     let (hostname, names, rated) = (head::hostname(), Names::read(), Some(Rated::new(None, first)));
     let shown = Some(query.filter.clone());
     let mut view = View { query, hostname, names, rated, shown, rows, ..View::default() };
     // With a hook that restores the terminal when we panic.
     let terminal = ratatui::try_init();
-    let shown = terminal.and_then(|terminal| show(terminal, &mut view, &signals, &orders, &answers));
+    let shown = terminal.and_then(|terminal| show(terminal, &tty, &mut view, &ended, &orders, &answers));
     let restored = ratatui::try_restore();
-    shown.and(restored).map_err(|error| Failure::Run(format!("cannot use the terminal: {error}; try --once")))
+    match (shown, restored) {
+        // Nobody is there to be told.
+        (Ok(End::Gone), _) => Err(Failure::Silent),
+        (Ok(End::Asked), Ok(())) => Ok(()),
+        (Err(error), _) | (_, Err(error)) => Err(Failure::Run(format!("cannot use the terminal: {error}; try --once"))),
+    }
+}
+
+/// Where keys come from, as crossterm has it.
+fn open_tty() -> io::Result<OwnedFd> {
+    let stdin = io::stdin();
+    if stdin.is_terminal() { stdin.as_fd().try_clone_to_owned() } else { File::open("/dev/tty").map(OwnedFd::from) }
+}
+
+/// To be called before other threads are there: they must not take the signals.
+fn watch_signals() -> Result<Arc<AtomicBool>, Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::Run(format!("cannot watch for signals: {error}"));
+    let mut mask = SigSet::empty();
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|signal| mask.add(signal));
+    mask.thread_block().map_err(|error| failed(&error))?;
+    let ended = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&ended);
+    let work = move || {
+        let _ = mask.wait();
+        flag.store(true, Ordering::Relaxed);
+        thread::sleep(GRACE);
+        let _ = ratatui::try_restore();
+        std::process::exit(1);
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(work).map_err(|error| failed(&error))?;
+    Ok(ended)
+}
+
+/// Waits for a key, and not for long. False: the terminal is gone, of which crossterm would read for ever.
+fn wait(tty: &OwnedFd) -> io::Result<bool> {
+    let mut fds = [PollFd::new(tty.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut fds, PollTimeout::try_from(TICK).unwrap_or(PollTimeout::ZERO)) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let gone = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+    Ok(!fds[0].revents().is_some_and(|found| found.intersects(gone)))
+}
+
+/// Why it is over.
+enum End {
+    Asked,
+    Gone,
 }
 
 fn show(
     mut terminal: ratatui::DefaultTerminal,
+    tty: &OwnedFd,
     view: &mut View,
-    signals: &SignalFd,
+    ended: &AtomicBool,
     orders: &Sender<Order>,
     answers: &Receiver<Answered>,
-) -> io::Result<()> {
+) -> io::Result<End> {
     let mut is_new = true;
-    loop {
+    while !ended.load(Ordering::Relaxed) {
         if is_new {
             terminal.draw(|frame| draw(view, frame))?;
         }
         is_new = false;
-        if event::poll(TICK)? {
+        if !wait(tty)? {
+            return Ok(End::Gone);
+        }
+        while event::poll(Duration::ZERO)? {
             is_new = true;
             if let Event::Key(key) = event::read()?
                 && key.kind == KeyEventKind::Press
             {
                 match press(view, key) {
                     Then::Draw => {}
-                    Then::Quit => return Ok(()),
+                    Then::Quit => return Ok(End::Asked),
                     Then::Ask => {
                         let _ = orders.send((!view.is_paused).then(|| view.query.clone()));
                     }
@@ -82,10 +136,8 @@ fn show(
         for (query, answer) in answers.try_iter() {
             is_new |= take(view, &query, answer);
         }
-        if matches!(signals.read_signal(), Ok(Some(_))) {
-            return Ok(());
-        }
     }
+    Ok(End::Asked)
 }
 
 /// Whether it changes anything: answers to what was asked before are late.
