@@ -96,7 +96,9 @@ fn expect_confined(machine: &Machine, pid: u32) -> Result<()> {
         ensure!(field(set) == Some(CAPABILITIES), "{set} {:?}", field(set));
     }
     ensure!(
-        field("CapInh:").is_some() && field("NoNewPrivs:") == Some("1") && field("Seccomp:") == Some("2"),
+        field("CapAmb:") == Some("0000000000000000")
+            && field("NoNewPrivs:") == Some("1")
+            && field("Seccomp:") == Some("2"),
         "{status}"
     );
     let user = machine.run(&["id", "--user", "flowlogd"])?;

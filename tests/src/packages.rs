@@ -11,14 +11,13 @@ use anyhow::{Context, Result, bail, ensure};
 /// Of the workspace, and so of the packages.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// `$FLOWLOGD_PACKAGES`, or else where `cargo xtask package` puts them.
+/// `$FLOWLOGD_PACKAGES`, or else where `cargo xtask test` puts them.
 pub fn directory() -> Result<PathBuf> {
     let path = match env::var_os("FLOWLOGD_PACKAGES") {
         Some(path) => PathBuf::from(path),
-        None => repository().join("target/package"),
+        None => repository().join("target/package/tests"),
     };
-    path.canonicalize()
-        .with_context(|| format!("{}: run `cargo xtask package` or set FLOWLOGD_PACKAGES", path.display()))
+    path.canonicalize().with_context(|| format!("{}: run `cargo xtask test` or set FLOWLOGD_PACKAGES", path.display()))
 }
 
 pub fn repository() -> &'static Path {
@@ -42,7 +41,7 @@ pub fn of_version(version: &str, ends: &str) -> Result<PathBuf> {
             return Ok(path);
         }
     }
-    bail!("{}: no flowlogd {version} with {ends}: run `cargo xtask package`", directory.display())
+    bail!("{}: no flowlogd {version} with {ends}: run `cargo xtask test`", directory.display())
 }
 
 /// Mounts are the script's own: they go with it, however it ends. Overlay of a tmpfs over this system's files.

@@ -56,15 +56,16 @@ fn run_steps(steps: &mut Steps, unit: bool, filter: Option<&str>) -> Result<()> 
     }
     steps.run("release build", || run::build_agent(true))?;
     steps.run("faults build", run::build_faults)?;
+    let packages = package::default_directory().join("tests");
     // The later one is for upgrades, and has the fault points.
     for (version, binary) in [(None, "release/flowlogd"), (Some(LATER), "checked/flowlogd")] {
-        steps.run("packages", || package::run(version, Some(&target_dir().join(binary)), None))?;
+        steps.run("packages", || package::run(version, Some(&target_dir().join(binary)), Some(&packages)))?;
     }
     let mut scenarios = filtered(test(&["--package", "flowlogd-tests"]), filter);
     if filter.is_none() {
         scenarios.arg("--");
     }
-    scenarios.env("FLOWLOGD_PACKAGES", package::default_directory());
+    scenarios.env("FLOWLOGD_PACKAGES", packages);
     scenarios.env("FLOWLOGD_FAULTS_BIN", target_dir().join("checked/flowlogd"));
     // One at a time: they share the host's CPUs, and counts must not depend on that.
     scenarios.arg("--test-threads=1");

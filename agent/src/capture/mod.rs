@@ -45,6 +45,7 @@ use load::Loaded;
 pub use load::Sizes;
 use nix::fcntl::Flock;
 pub use pin::{DEFAULT_DIRECTORY, PinError, Pins};
+pub(crate) use sys::clear_ambient_capabilities;
 pub use takeover::Adopted;
 pub use testrun::{DrainTimes, Offload};
 

@@ -1,5 +1,5 @@
 //! The only `unsafe` of the agent: mapping a BPF array into memory, batches of a hash, huge pages, the grace period, who
-//! is on an interface's hook, and the clock's state.
+//! is on an interface's hook, the clock's state, and the capabilities of what we start.
 //! Knows sizes and file descriptors, nothing of what the words mean.
 use std::ffi::CString;
 use std::io;
@@ -292,6 +292,16 @@ pub(crate) fn recursion_misses(program: BorrowedFd<'_>) -> io::Result<u64> {
     };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     Ok(info[INFO_WORDS - 1])
+}
+
+/// What this thread and those that it starts run from now on, such as a credential_process, gets none of the capabilities
+/// that the service manager gave us: of the ambient set (capabilities(7)), which we need no longer.
+pub(crate) fn clear_ambient_capabilities() -> io::Result<()> {
+    // SAFETY: takes and returns numbers only.
+    match unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
 }
 
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {

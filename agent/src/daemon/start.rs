@@ -71,6 +71,10 @@ pub(crate) fn plan(settings: Settings, config: Config) -> Result<Plan, Failure> 
     if let Some(why) = Privileges::read().shortage() {
         return Err(Failure::Run(why));
     }
+    // Before any thread is started: it is each thread's.
+    if let Err(error) = capture::clear_ambient_capabilities() {
+        tracing::warn!("what the agent runs gets its capabilities: {error}");
+    }
     // Before a destination or a spool is opened: opening one removes what a crashed run left half-written, and that must
     // not be what a running agent is writing.
     let Config { host, agent, logs, exclusions, warnings } = config;
