@@ -54,6 +54,7 @@ for directory in run tmp sys; do mount -t tmpfs tmpfs "$root/$directory"; done
 mkdir -p "$root/sys/fs/bpf"
 mount --rbind /dev "$root/dev"
 mount -t proc proc "$root/proc"
+rm -f "$root/var/lib/man-db/auto-update"
 cp -- "$2" "$root/tmp/package"
 inside() { chroot "$root" sh -euc "$1"; }
 # What was written, but for the package manager's own books and what is kept of an edited file.
