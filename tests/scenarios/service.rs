@@ -83,6 +83,13 @@ fn expect_asked_by_the_group(machine: &Machine) -> Result<()> {
     let refused = machine.run_as("someone", "someone", &["flowlogd", "status"])?;
     ensure!(refused.status.code() == Some(1) && text(&refused).lines().count() == 1, "{}", text(&refused));
     ensure!(text(&refused).contains("group flowlogd"), "{}", text(&refused));
+    let top = text(&machine.run_as("someone", "flowlogd", &["flowlogd", "top", "--once"])?);
+    ensure!(top.contains(Pair::B4), "{top}");
+    // Without privileges by the interfaces' own counters, and as root by nftables too.
+    let proved = machine.run_as("someone", "flowlogd", &["flowlogd", "prove", "--for", "3s"])?;
+    ensure!(proved.status.success() && text(&proved).contains("difference 0"), "{}", text(&proved));
+    let proved = machine.run(&["flowlogd", "prove", "--for", "3s"])?;
+    ensure!(proved.contains("nftables") && proved.contains("difference 0"), "{proved}");
     let doctor = machine.run_as("someone", "flowlogd", &["flowlogd", "doctor", "--json"])?;
     ensure!(serde_json::from_slice::<serde_json::Value>(&doctor.stdout).is_ok(), "{}", text(&doctor));
     Ok(())
