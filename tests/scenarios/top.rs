@@ -202,12 +202,12 @@ fn the_live_view_gives_the_terminal_back() -> Result<()> {
     }
     let played = terminal::play(&[flow, "type \\x03"], &program, &args)?;
     ensure!(played == RESTORED, "^C: {played}");
-    // The terminal goes away, with a signal and without.
+    // The terminal goes away, also for who ignores that.
     let played = terminal::play(&[flow, "hangup"], &program, &args)?;
     ensure!(played == ENDED, "hangup: {played}");
     let deaf = format!("trap '' HUP; exec {} top --state-directory {state}", program.display());
     let played = terminal::play(&[flow, "hangup"], Path::new("/bin/sh"), &["-c", &deaf])?;
-    ensure!(played == ENDED, "hangup without a signal: {played}");
+    ensure!(played == ENDED, "hangup, ignored: {played}");
     // The agent dies, and is there again.
     let [seen, said, back] = ["seen", "said", "back"].map(|name| pins.state().join(name));
     let touch = |path: &Path| format!("run touch {}", path.display());

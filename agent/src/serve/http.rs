@@ -53,7 +53,7 @@ async fn answer(request: &Request<Incoming>, offer: Offer, daemon: &Daemon) -> R
         refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
         return refused;
     }
-    let refuse = |refused| refused;
+    let refuse = |Refusal(status, why)| error(status, &why);
     match (request.uri().path(), offer) {
         ("/metrics", _) => snapshot(daemon).await.map_or_else(refuse, |it| metrics(&it)),
         ("/v1/status", Offer::All) => snapshot(daemon).await.map_or_else(refuse, |it| json(&*it)),
@@ -67,21 +67,21 @@ fn metrics(snapshot: &Snapshot) -> Response<Full<Bytes>> {
     response(StatusCode::OK, metrics::CONTENT_TYPE, metrics::text(snapshot))
 }
 
-async fn snapshot(daemon: &Daemon) -> Result<Arc<Snapshot>, Response<Full<Bytes>>> {
+/// Why there is no answer.
+struct Refusal(StatusCode, String);
+
+async fn snapshot(daemon: &Daemon) -> Result<Arc<Snapshot>, Refusal> {
     told(daemon.snapshot().await)
 }
 
-async fn flows(query: Option<&str>, daemon: &Daemon) -> Result<Answer, Response<Full<Bytes>>> {
-    let query = Query::parse(query.unwrap_or_default()).map_err(|why| error(StatusCode::BAD_REQUEST, &why))?;
+async fn flows(query: Option<&str>, daemon: &Daemon) -> Result<Answer, Refusal> {
+    let query = Query::parse(query.unwrap_or_default()).map_err(|why| Refusal(StatusCode::BAD_REQUEST, why))?;
     Ok(told(daemon.flows().await)?.answer(&query))
 }
 
-fn told<T>(told: Option<Result<T, String>>) -> Result<T, Response<Full<Bytes>>> {
-    match told {
-        Some(Ok(told)) => Ok(told),
-        Some(Err(why)) => Err(error(StatusCode::INTERNAL_SERVER_ERROR, &why)),
-        None => Err(error(StatusCode::SERVICE_UNAVAILABLE, "the agent's loop does not answer")),
-    }
+fn told<T>(told: Option<Result<T, String>>) -> Result<T, Refusal> {
+    let stands = || Refusal(StatusCode::SERVICE_UNAVAILABLE, "the agent's loop does not answer".to_owned());
+    told.ok_or_else(stands)?.map_err(|why| Refusal(StatusCode::INTERNAL_SERVER_ERROR, why))
 }
 
 fn json(value: &impl serde::Serialize) -> Response<Full<Bytes>> {
