@@ -32,7 +32,7 @@ fn boot(pair: &Pair) -> Result<Machine> {
 
 /// As people do it; nothing that it depends on is to be fetched.
 fn install(machine: &Machine, package: &str) -> Result<()> {
-    machine.run(&["apt-get", "install", "--yes", package]).map(drop)
+    machine.run(&["apt-get", "install", "--yes", "--no-install-recommends", package]).map(drop)
 }
 
 fn wait_active(machine: &Machine) -> Result<u32> {
