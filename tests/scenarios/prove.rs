@@ -23,6 +23,16 @@ fn without_ipv6(namespaces: &[&Netns]) -> Result<()> {
     namespaces.iter().try_for_each(|ns| ns.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=1").map(drop))
 }
 
+/// Nor are there reports of multicast groups (RFC 3810), which come when they like and are in no ledger.
+fn without_reports(namespaces: &[&Netns]) -> Result<()> {
+    for ns in namespaces {
+        ns.run(&["nft", "add table inet quiet"])?;
+        ns.run(&["nft", "add chain inet quiet out { type filter hook output priority 0; }"])?;
+        ns.run(&["nft", "add rule inet quiet out icmpv6 type 143 drop"])?;
+    }
+    Ok(())
+}
+
 fn wire(proof: &Proof, direction: &str) -> Result<Totals> {
     totals(proof.at("a0", direction)?, "wire")
 }
@@ -50,6 +60,7 @@ fn from(ledger: &Ledger<'_>, address: &str) -> Result<Totals> {
 #[test]
 fn a_right_agent_is_proved_to_the_byte() -> Result<()> {
     let path = Path::new()?;
+    without_reports(&[&path.a, &path.r])?;
     let ledger = Ledger::received(&path.s, &["s0", "s1"])?;
     let ends = [(Path::A4, Path::C4), (Path::A6, Path::C6)];
     let agent = Agent::start(&path.a, &Options::on(&["a0"]))?;
