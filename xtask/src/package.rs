@@ -39,7 +39,21 @@ pub(crate) fn default_directory() -> PathBuf {
 }
 
 pub(crate) fn make(version: Option<&str>, binary: &Path, directory: &Path) -> Result<()> {
-    let version = version.unwrap_or(env!("CARGO_PKG_VERSION"));
+    let package = begin(version.unwrap_or(env!("CARGO_PKG_VERSION")), binary, directory)?;
+    let deb = package.deb()?;
+    for path in [&package.rpm()?, &package.tarball(&deb)?, &deb] {
+        eprintln!("==> {} ({} KiB)", path.display(), fs::metadata(path)?.len().div_ceil(1024));
+    }
+    Ok(())
+}
+
+/// A .deb alone, which tests upgrade to.
+pub(crate) fn later(version: &str, binary: &Path, directory: &Path) -> Result<()> {
+    begin(version, binary, directory)?.deb().map(drop)
+}
+
+/// With all that it holds.
+fn begin<'a>(version: &'a str, binary: &Path, directory: &'a Path) -> Result<Package<'a>> {
     if !is_version(version) {
         bail!("--version {version}: digits, letters, dots, + and ~, as in 1.2.0 and 1.2.0~rc1");
     }
@@ -48,11 +62,7 @@ pub(crate) fn make(version: Option<&str>, binary: &Path, directory: &Path) -> Re
     let package = Package { version, date: source_date()?, directory };
     fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
     stage::fill(binary, &package)?;
-    let deb = package.deb()?;
-    for path in [&package.rpm()?, &package.tarball(&deb)?, &deb] {
-        eprintln!("==> {} ({} KiB)", path.display(), fs::metadata(path)?.len().div_ceil(1024));
-    }
-    Ok(())
+    Ok(package)
 }
 
 /// What is made, and how it is named.

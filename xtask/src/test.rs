@@ -44,7 +44,7 @@ fn run_steps(steps: &mut Steps, unit: bool, filter: Option<&str>) -> Result<()> 
     }
     steps.cargo("format", cargo(["fmt", "--all", "--check"]))?;
     // Their binaries are for BPF only; agent-ebpf's library is linted as the agent's dependency.
-    let mut clippy = cargo(["clippy", "--workspace", "--all-targets"]);
+    let mut clippy = cargo(["clippy", "--profile", "checked", "--workspace", "--all-targets"]);
     clippy.args(["--exclude", "agent-ebpf", "--exclude", "flowlogd-tests-ebpf"]);
     clippy.args(["--", "-D", "warnings"]);
     steps.cargo("clippy", clippy)?;
@@ -57,10 +57,11 @@ fn run_steps(steps: &mut Steps, unit: bool, filter: Option<&str>) -> Result<()> 
     steps.run("release build", || run::build_agent(true))?;
     steps.run("faults build", run::build_faults)?;
     let packages = package::default_directory().join("tests");
-    // The later one is for upgrades, and has the fault points.
-    for (version, binary) in [(None, "release/flowlogd"), (Some(LATER), "checked/flowlogd")] {
-        steps.run("packages", || package::run(version, Some(&target_dir().join(binary)), Some(&packages)))?;
-    }
+    // The later one is for upgrades, and has the fault points. First, as what is in the stage is the other's in the end.
+    steps.run("packages", || {
+        package::later(LATER, &target_dir().join("checked/flowlogd"), &packages)?;
+        package::run(None, Some(&target_dir().join("release/flowlogd")), Some(&packages))
+    })?;
     let mut scenarios = filtered(test(&["--package", "flowlogd-tests"]), filter);
     if filter.is_none() {
         scenarios.arg("--");
