@@ -148,6 +148,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     // From what earlier runs had, if they had other flow logs.
     daemon.change(news)?;
     let (server, asks) = Server::start(daemon.places());
+    crate::capture::trim_heap();
     daemon.say_ready(&sizes);
     daemon.notify.ready(daemon.standing());
     let mut stop = false;
@@ -157,7 +158,9 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(Failure::Run(format!("poll: {error}"))),
         }
-        if let Ok(Some(signal)) = signals.read_signal() {
+        // Also what is an error there: reading tells.
+        let [has_changed, has_signal] = fds.map(|fd| fd.any().unwrap_or(true));
+        if has_signal && let Ok(Some(signal)) = signals.read_signal() {
             if signal.ssi_signo == HAND_OVER as u32 && daemon.can_hand_over() {
                 daemon.notify.stopping("handing over", Duration::ZERO);
                 daemon.capture.flush_log();
@@ -176,7 +179,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
                 stop = true;
             }
         }
-        if watch.changed() {
+        if has_changed && watch.changed() {
             daemon.sync()?;
             daemon.durable.name(&daemon.tracked);
         }

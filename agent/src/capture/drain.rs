@@ -205,8 +205,8 @@ fn clear<const WORDS: usize, const KEY_WORD: usize>(table: &Mapped, shape: Shape
 }
 
 /// Entries in use among some of a CPU's sets, and how many entries were looked at.
-fn sample(table: &Mapped, shape: Shape, epoch: u32, cpu: usize, key_word: usize) -> (usize, usize) {
-    let step = (shape.sets / SAMPLE_SETS).max(1);
+fn sample(table: &Mapped, shape: Shape, epoch: u32, cpu: usize, key_word: usize, sets: usize) -> (usize, usize) {
+    let step = (shape.sets / sets).max(1);
     let (mut used, mut slots) = (0, 0);
     for set in (0..shape.sets).step_by(step) {
         let start = shape.set_start(epoch, cpu, set);
@@ -219,7 +219,7 @@ fn sample(table: &Mapped, shape: Shape, epoch: u32, cpu: usize, key_word: usize)
 /// About how many entries of an epoch are in use, rather too many.
 fn estimate(table: &Mapped, shape: Shape, epoch: u32, key_word: usize) -> usize {
     let of_cpu = |cpu| {
-        let (used, slots) = sample(table, shape, epoch, cpu, key_word);
+        let (used, slots) = sample(table, shape, epoch, cpu, key_word, SAMPLE_SETS);
         (used + used / 8) * shape.sets * WAYS / slots.max(1)
     };
     (0..shape.cpus).map(of_cpu).sum()
@@ -366,23 +366,46 @@ impl Tables {
         Ok(())
     }
 
-    /// Whether the current epoch should be drained before its time: a sample of the sets is more than half full, or
-    /// a quarter of a hash is in use.
-    pub(crate) fn crowded(&self) -> bool {
+    /// Whether the current epoch should be drained before its time: a sample of the sets is more than half full.
+    pub(crate) fn sets_are_crowded(&self) -> bool {
         let epoch = self.epoch();
         // The fullest CPU decides: each fills its own part.
         let crowded = |table: &Mapped, shape: Shape, key_word: usize| {
-            (0..shape.cpus).map(|cpu| sample(table, shape, epoch, cpu, key_word)).any(|(used, slots)| used * 2 > slots)
+            (0..shape.cpus).any(|cpu| {
+                // A glance is enough, nearly always: a table that is half full never looks a quarter full.
+                let (used, slots) = sample(table, shape, epoch, cpu, key_word, GLANCE_SETS);
+                let is_busy = used * 4 > slots;
+                is_busy && {
+                    let (used, slots) = sample(table, shape, epoch, cpu, key_word, SAMPLE_SETS);
+                    used * 2 > slots
+                }
+            })
         };
-        crowded(&self.flow4, self.shape4(), KEY_WORD4)
-            || crowded(&self.flow6, self.shape6(), KEY_WORD6)
-            || has_more(self.overflow.keys(), self.sizes.overflow as usize / 4)
-            || has_more(self.dropped.keys(), self.sizes.drops as usize / 4)
+        crowded(&self.flow4, self.shape4(), KEY_WORD4) || crowded(&self.flow6, self.shape6(), KEY_WORD6)
+    }
+
+    /// The same of the hashes: a quarter of one is in use. The kernel goes through all buckets of an empty one.
+    pub(crate) fn hashes_fill(&self) -> Fill {
+        fill(self.overflow.keys(), self.sizes.overflow as usize / 4)
+            .max(fill(self.dropped.keys(), self.sizes.drops as usize / 4))
     }
 }
 
-fn has_more<T>(items: impl Iterator<Item = T>, than: usize) -> bool {
-    items.take(than + 1).count() > than
+/// Of a hash, as a share of what it may hold before it is drained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fill {
+    /// Less than a sixteenth.
+    Little,
+    Some,
+    Crowded,
+}
+
+fn fill<T>(keys: impl Iterator<Item = T>, most: usize) -> Fill {
+    match keys.take(most + 1).count() {
+        count if count > most => Fill::Crowded,
+        count if count > most / 16 => Fill::Some,
+        _ => Fill::Little,
+    }
 }
 
 /// By `InterfaceKey::cause`.
@@ -393,6 +416,8 @@ const READS_MAX: usize = 64;
 
 /// Sets looked at to estimate how full a table is.
 const SAMPLE_SETS: usize = 256;
+/// 128 slots: of a half-full table a quarter is more than five standard deviations away.
+const GLANCE_SETS: usize = 32;
 
 fn totals(ifindex: u32, raw_direction: u8, sums: &[Total; SUMS]) -> InterfaceTotals {
     let of = |cause: Cause| sums[cause as usize];

@@ -29,6 +29,7 @@ mod testrun;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::fault;
 pub use attach::Hook;
@@ -36,6 +37,7 @@ use attach::{Attachment, Look};
 pub use chain::{Hanging, hanging};
 pub use clock::Span;
 pub use detach::detach;
+use drain::Fill;
 pub use drain::{Census, TableUse};
 pub use drops::Unavailable;
 use flow::Drained;
@@ -45,9 +47,14 @@ use load::Loaded;
 pub use load::Sizes;
 use nix::fcntl::Flock;
 pub use pin::{DEFAULT_DIRECTORY, PinError, Pins};
-pub(crate) use sys::clear_ambient_capabilities;
+pub(crate) use sys::{clear_ambient_capabilities, trim_heap};
 pub use takeover::Adopted;
 pub use testrun::{DrainTimes, Offload};
+
+/// Between looks at hashes that have little in them, which cost as much as all else an idle agent does. What comes in fills
+/// the sets as well, which are looked at each time; what is refused on its way out, and flows that miss their set, take
+/// longer than this to fill a hash.
+const HASHES_LOOK: Duration = Duration::from_millis(250);
 
 /// What can go wrong between us and the kernel.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +92,8 @@ pub fn clock_is_synchronised() -> std::io::Result<bool> {
 /// The running capture: programs, tables and attachments. Dropping it leaves what is pinned: see [`Capture::close`].
 pub struct Capture {
     loaded: Loaded,
+    /// When they are looked at again, if not at once.
+    hashes_due: Instant,
     attached: BTreeMap<u32, (Interface, Attachment)>,
     hook: Option<Hook>,
     pins: Option<Pins>,
@@ -120,7 +129,8 @@ impl Capture {
         let loaded = loaded?;
         let generation = pins.as_ref().map_or_else(Generation::new, Pins::generation);
         let (attached, adopted, departed) = Default::default();
-        Ok(Self { loaded, attached, hook: None, pins, generation, adopted, departed })
+        let hashes_due = Instant::now();
+        Ok(Self { loaded, attached, hook: None, pins, generation, adopted, departed, hashes_due })
     }
 
     /// Names our maps among all agents' of this boot.
@@ -280,8 +290,20 @@ impl Capture {
     }
 
     /// Whether a drain should not wait for the window's end.
-    pub fn crowded(&self) -> bool {
-        self.loaded.tables.crowded()
+    pub fn crowded(&mut self) -> bool {
+        let tables = &self.loaded.tables;
+        if tables.sets_are_crowded() {
+            return true;
+        }
+        let now = Instant::now();
+        if now < self.hashes_due {
+            return false;
+        }
+        let fill = tables.hashes_fill();
+        if fill == Fill::Little {
+            self.hashes_due = now + HASHES_LOOK;
+        }
+        fill == Fill::Crowded
     }
 
     pub fn attached(&self) -> impl Iterator<Item = &Interface> {

@@ -1,5 +1,5 @@
 //! The only `unsafe` of the agent: mapping a BPF array into memory, batches of a hash, huge pages, the grace period, who
-//! is on an interface's hook, the clock's state, and the capabilities of what we start.
+//! is on an interface's hook, the clock's state, the capabilities of what we start, and the heap.
 //! Knows sizes and file descriptors, nothing of what the words mean.
 use std::ffi::CString;
 use std::io;
@@ -301,6 +301,15 @@ pub(crate) fn clear_ambient_capabilities() -> io::Result<()> {
     match unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
+    }
+}
+
+/// Gives the system back what loading the programs took, mostly for the kernel's types: 20 MB that glibc would keep.
+pub(crate) fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes and returns numbers only, and locks what it looks at.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 
