@@ -56,6 +56,9 @@ fn now_ms() -> i64 {
     clocks().0 / NANOSECONDS_IN_MS
 }
 
+/// How long another agent waits while we find room for what is in memory alone.
+const SETTLE: Duration = Duration::from_secs(3);
+
 /// Seconds after its end that a window may be closed and still end where it should.
 const LATE: i64 = 2;
 
@@ -128,6 +131,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
         looked: Instant::now(),
         asking,
         durable,
+        was_pinned: false,
         notify: Notify::new(),
         unattached: Vec::new(),
         not_reloaded: None,
@@ -149,6 +153,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     daemon.change(news)?;
     let (server, asks) = Server::start(daemon.places());
     crate::capture::trim_heap();
+    daemon.was_pinned = daemon.capture.is_pinned();
     daemon.say_ready(&sizes);
     daemon.notify.ready(daemon.standing());
     let mut stop = false;
@@ -161,15 +166,16 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
         // Also what is an error there: reading tells.
         let [has_changed, has_signal] = fds.map(|fd| fd.any().unwrap_or(true));
         if has_signal && let Ok(Some(signal)) = signals.read_signal() {
-            if signal.ssi_signo == HAND_OVER as u32 && daemon.can_hand_over() {
-                daemon.notify.stopping("handing over", Duration::ZERO);
+            if signal.ssi_signo == HAND_OVER as u32 && daemon.capture.is_pinned() {
+                daemon.notify.stopping("handing over", SETTLE);
+                let settled = daemon.settle();
                 daemon.capture.flush_log();
                 let report = daemon.capture.drop_report().ok().flatten();
                 let said = daemon.said(report.as_ref());
                 drop(server);
                 daemon.stop_deliveries();
                 say_ended("handed over", &said, report);
-                return Ok(());
+                return settled;
             }
             if signal.ssi_signo == Signal::SIGHUP as u32 {
                 daemon.notify.reloading();
@@ -254,6 +260,8 @@ struct Daemon {
     /// On EC2.
     asking: Option<Asking>,
     durable: Durable,
+    /// Counters outlive us, or did until somebody removed them.
+    was_pinned: bool,
     /// By the wall clock and by the other.
     started: (i64, Instant),
     notify: Notify,
@@ -321,6 +329,12 @@ impl Daemon {
         self.leftovers.look();
         if let Some(imds) = self.asking.as_mut().and_then(|asking| asking.poll(Instant::now())) {
             self.learn(imds)?;
+        }
+        if self.was_pinned && !self.capture.is_pinned() {
+            self.was_pinned = false;
+            tracing::error!(
+                "somebody removed what was pinned: a crash or a restart loses what the kernel has counted; restart"
+            );
         }
         let changes = self.capture.mend();
         for interface in &changes.rehooked {
@@ -553,9 +567,15 @@ impl Daemon {
         );
     }
 
-    /// Whether another agent finds everything in the kernel and in the journal. Else we end as if stopped.
-    fn can_hand_over(&self) -> bool {
-        self.capture.is_pinned() && self.durable.errors == 0
+    /// Leaves to another agent what it finds in the kernel and in the journal. What the disk did not take, and is in our
+    /// memory alone, goes into the spool now or is lost, and said: programs count on all the while.
+    fn settle(&mut self) -> Result<(), Failure> {
+        let is_kept = self.durable.is_whole() && (self.pipeline.waiting() == 0 || self.durable.errors == 0);
+        if is_kept {
+            return Ok(());
+        }
+        self.tick(true)?;
+        self.make_room(Instant::now() + SETTLE)
     }
 
     /// The closing line.

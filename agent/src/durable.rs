@@ -21,6 +21,8 @@ pub(crate) struct Durable {
     number: u64,
     /// The last write failed: said once, until one succeeds.
     failing: bool,
+    /// The open window's file has not all of it.
+    lacking: bool,
     pub(crate) errors: u64,
 }
 
@@ -32,7 +34,8 @@ fn random() -> u64 {
 impl Durable {
     /// With what an earlier run left.
     pub(crate) fn open(state_directory: &Path) -> (Self, Recovery) {
-        let mut durable = Self { journal: None, named: BTreeMap::new(), number: random(), failing: false, errors: 0 };
+        let mut durable =
+            Self { journal: None, named: BTreeMap::new(), number: random(), failing: false, lacking: false, errors: 0 };
         let recovery = match Journal::open(&state_directory.join("journal"), LIMIT_BYTES) {
             Ok((journal, recovery)) => {
                 durable.journal = Some(journal);
@@ -40,6 +43,7 @@ impl Durable {
             }
             Err(error) => {
                 durable.fail(&error);
+                durable.lacking = true;
                 Recovery::default()
             }
         };
@@ -75,6 +79,7 @@ impl Durable {
     pub(crate) fn begin(&mut self, window: (i64, i64)) {
         self.number = random();
         self.named.clear();
+        self.lacking = self.journal.is_none();
         if let Some(journal) = &mut self.journal {
             journal.begin(window, self.number);
         }
@@ -99,7 +104,9 @@ impl Durable {
     }
 
     pub(crate) fn append(&mut self, frame: &Frame) {
-        self.try_write(|journal| journal.append(frame));
+        if self.try_write(|journal| journal.append(frame)).is_none() {
+            self.lacking = true;
+        }
         fault::point("journal-appended");
     }
 
@@ -123,6 +130,11 @@ impl Durable {
     /// Whether a crash would lose what was counted.
     pub(crate) fn is_failing(&self) -> bool {
         self.failing
+    }
+
+    /// Whether the open window's file has all that was counted in it.
+    pub(crate) fn is_whole(&self) -> bool {
+        !self.lacking
     }
 
     /// Whether the window should be closed early, because its journal grows too large.

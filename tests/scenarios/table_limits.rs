@@ -62,7 +62,8 @@ fn an_overflow_is_declared() -> Result<()> {
     path.a.sh("sysctl -qw net.ipv6.conf.a0.disable_ipv6=1")?;
     path.r.sh("sysctl -qw net.ipv6.conf.r0.disable_ipv6=1")?;
     let limits = "--flow-table-slots 1024 --overflow-slots 64 --hold-drain";
-    let agent = Agent::start(&path.a, &Options::on(&["a0"]).args(limits))?;
+    // One window, and so one epoch.
+    let agent = Agent::start(&path.a, &Options::on(&["a0"]).interval(600).args(limits))?;
     traffic::udp_flows(&path.a, Path::A4, PORTS, &sink, PAYLOAD, 1)?;
     path.settle()?;
     let frames = [vec![frame(LLDP); 3], vec![frame(IPV4); 5]].concat();

@@ -8,7 +8,9 @@ use anyhow::{Result, anyhow, ensure};
 use flowlogd_tests::agent::{Agent, Options, binary, refusal};
 use flowlogd_tests::bpffs::BpfFs;
 use flowlogd_tests::netns::Pair;
+use flowlogd_tests::small_disk::SmallDisk;
 use flowlogd_tests::steady::Steady;
+use flowlogd_tests::traffic::Sink;
 use flowlogd_tests::{ICMP, python, records, traffic};
 use tempfile::TempDir;
 
@@ -104,12 +106,70 @@ fn without_a_journal_the_window_is_flushed() -> Result<()> {
     let first = Agent::start(&pair.a, &options)?;
     traffic::ping(&pair.a, Pair::B4, 4)?;
     let second = Agent::start(&pair.a, &options.clone().args("--take-over"))?;
-    first.ended("stopped")?.expect_nothing_lost()?;
+    first.ended("handed over")?.expect_nothing_lost()?;
     traffic::ping(&pair.a, Pair::B4, 3)?;
     let records = second.stop()?.records;
     // Without what the kernel sends of its own.
     let echoes = records::by_hosts(&records).into_iter().filter(|(hosts, _)| hosts.protocol == ICMP);
     let packets: u64 = echoes.map(|(_, totals)| totals.packets).sum();
     ensure!(packets == 2 * (4 + 3), "{records:?}");
+    Ok(())
+}
+
+/// A disk that was full for a while is no reason for a gap.
+#[test]
+fn taken_over_after_a_full_disk() -> Result<()> {
+    let pair = Pair::new()?;
+    let (pins, logs, disk) = (BpfFs::new()?, TempDir::new()?, SmallDisk::new(4096)?);
+    let options = Options::on(&["a0"]).into(logs.path()).pins_in(&pins).state_in(disk.path());
+    let first = Agent::start(&pair.a, &options)?;
+    let steady = Steady::start(&pair)?;
+    steady.wait(1000)?;
+    disk.fill()?;
+    first.wait_said("a crash loses what was counted before it")?;
+    disk.clear()?;
+    first.wait_said("the journal can be written again")?;
+    steady.wait(2500)?;
+    let second = watched(&pair, || {
+        let second = Agent::start(&pair.a, &options.clone().args("--take-over"))?;
+        first.ended("handed over")?.expect_nothing_lost()?;
+        steady.wait(1000)?;
+        Ok(second)
+    })?;
+    let sent = steady.stop()?;
+    second.stop()?.expect_nothing_lost()?;
+    sent.expect_each_once(&records::read_objects(logs.path())?)
+}
+
+/// What is in memory alone is lost, and said; what comes meanwhile is not.
+#[test]
+fn taken_over_on_a_full_disk() -> Result<()> {
+    let pair = Pair::new()?;
+    let (pins, logs, disk) = (BpfFs::new()?, TempDir::new()?, SmallDisk::new(4096)?);
+    let options = Options::on(&["a0"]).into(logs.path()).pins_in(&pins).state_in(disk.path());
+    let first = Agent::start(&pair.a, &options)?;
+    let lost = Steady::start(&pair)?;
+    disk.fill()?;
+    first.wait_said("not spooled, waits in memory")?;
+    lost.wait(1500)?;
+    lost.stop()?;
+    // Everything until now is drained before this is.
+    let kept = Sink::new(&pair.b, Pair::B4, 9500)?;
+    let second = watched(&pair, || {
+        let second = Agent::spawn(&pair.a, &options.clone().args("--take-over"))?;
+        let (code, said) = first.wait_exit()?;
+        let is_said = |word: &str| said.iter().any(|line| line.starts_with(word));
+        ensure!(code == Some(1) && is_said("flowlogd handed over:") && is_said("flowlogd: lost up to "), "{said:?}");
+        // Nobody reads the tables at this moment.
+        traffic::udp(&pair.a, Pair::A4, 7500, &kept, 100, 500)?;
+        disk.clear()?;
+        second.wait_said("flowlogd ready")?;
+        Ok(second)
+    })?;
+    second.stop()?.expect_nothing_lost()?;
+    let records = records::read_directory(logs.path())?;
+    let logged = records::by_flow(&records).into_iter().filter(|(flow, _)| flow.sport == 7500);
+    let packets: u64 = logged.map(|(_, totals)| totals.packets).sum();
+    ensure!(packets == 500, "{packets} of 500 packets");
     Ok(())
 }

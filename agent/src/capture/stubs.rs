@@ -64,6 +64,8 @@ pub(crate) fn recursion_misses(ebpf: &mut Ebpf, pins: Option<&Pins>) -> Result<[
         let read =
             |result: std::io::Result<u64>| result.map_err(|source| Error::Io { what: "read program info", source });
         *misses = match pins {
+            // Somebody has removed the pin: not known any more.
+            Some(pins) if !pins.shared(name).exists() => 0,
             Some(pins) => {
                 read(sys::pinned(&pins.shared(name)).and_then(|program| sys::recursion_misses(program.as_fd())))?
             }

@@ -13,6 +13,8 @@ use super::{Failure, say, say_json};
 use crate::config::describe::Description;
 use crate::config::{self, Config};
 use crate::deliver::{self, status::Status};
+use crate::serve::{client, socket};
+use crate::status::{FlowLog, Snapshot};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  flowlogd list\n  flowlogd list --json")]
@@ -69,24 +71,32 @@ impl Listed {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let config = config::load(&args.config).map_err(|e| Failure::Usage(e.to_string()))?;
-    let listed = list(&config);
+    let listed = list(&config)?;
     if args.json {
         return say_json(&BTreeMap::from([("FlowLogs", listed)]));
     }
     say(&text(&listed, std::io::stdout().is_terminal()))
 }
 
-fn list(config: &Config) -> Vec<Listed> {
+fn list(config: &Config) -> Result<Vec<Listed>, Failure> {
     let spool = config.agent.state_directory.join("spool");
+    let default = || socket::default_path(&config.agent.state_directory);
+    let ask = || -> Vec<FlowLog> {
+        let socket = config.agent.socket.clone().unwrap_or_else(default);
+        client::get::<Snapshot>(&socket, "/v1/status").map(|told| told.flow_logs).unwrap_or_default()
+    };
+    let mut asked: Option<Vec<FlowLog>> = None;
     let one = |log| {
         let description = Description::of(log, &config.host);
         let directory = spool.join(&description.flow_log_id);
-        let status = Status::read(&directory).unwrap_or_else(|error| {
-            tracing::warn!("{}: {error}", directory.display());
-            None
-        });
+        let status = Status::read(&directory).or_else(|error| {
+            // Of another user's agent: it says so itself to whoever may ask.
+            let status = asked.get_or_insert_with(ask).iter().find(|one| one.id == description.flow_log_id);
+            let why = || Failure::Run(format!("{}: {error}; run as root, or as the agent's user", directory.display()));
+            status.map(|one| Some(one.delivery.clone())).ok_or_else(why)
+        })?;
         let created = creation_time(&directory.join(deliver::FLOW_LOG));
-        Listed::new(description, created, status.unwrap_or_default())
+        Ok(Listed::new(description, created, status.unwrap_or_default()))
     };
     config.logs.iter().map(one).collect()
 }
