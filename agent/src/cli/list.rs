@@ -155,7 +155,7 @@ mod tests {
         std::fs::write(spool.join("flow-log.json"), "{}").unwrap();
         let error = r#"{"state":"refused","error":{"code":"AccessDenied","message":"m","since":1563549749}}"#;
         std::fs::write(spool.join("status.json"), error).unwrap();
-        let listed = list(&config);
+        let listed = list(&config).unwrap();
         let id = &config.logs[1].id;
         let line = format!(
             "{id}  FAILED   ALL     600 s  directory              /r\n  since 2019-07-19T15:22:29Z: AccessDenied: m\n"
