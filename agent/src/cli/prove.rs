@@ -24,7 +24,9 @@ const LOOK: Duration = Duration::from_millis(250);
 const REFRESH: Duration = Duration::from_secs(1);
 
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  flowlogd prove\n  flowlogd prove --for 5m --interface 'eth*'\n  flowlogd prove --for 10s --json")]
+#[command(
+    after_help = "Examples:\n  flowlogd prove\n  flowlogd prove --for 5m --interface 'eth*'\n  flowlogd prove --for 10s --json"
+)]
 pub(super) struct Args {
     /// How long, such as 90, 60s, 5m or 1h
     #[arg(long = "for", value_name = "TIME", default_value = "60s", value_parser = duration)]
