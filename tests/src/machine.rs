@@ -65,11 +65,13 @@ impl Machine {
         }
         let name = format!("fl{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         let layers = format!("lowerdir={},upperdir={},workdir={}", base.display(), upper.display(), work.display());
-        // The overlay is in a mount namespace that ends with the container.
+        // The overlay is in a mount namespace that ends with the container, and the container in a process namespace that
+        // ends with `unshare`: process 1 of a container has been seen to outlive a killed systemd-nspawn.
         let script = "mount -t overlay overlay -o \"$0\" \"$1\" && shift && exec \"$@\"";
         let console = File::create(directory.path().join("console"))?;
         let mut manager = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", "sh", "-c", script])
+            .args(["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"])
+            .args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script])
             .arg(layers)
             .arg(&root)
             .args(["systemd-nspawn", "--boot", "--quiet", "--register=no", "--keep-unit", "--console=pipe"])
@@ -86,7 +88,7 @@ impl Machine {
         let init = wait_for("process 1 of the machine", BOOT_LIMIT, || {
             let ended = manager.try_wait()?;
             ensure!(ended.is_none(), "{ended:?}: {}", fs::read_to_string(directory.path().join("console"))?);
-            children(manager.id())
+            init_of(manager.id())
         });
         let init = match init {
             Ok(init) => init,
@@ -169,20 +171,20 @@ impl Machine {
     }
 }
 
-/// The first child of a process.
-fn children(pid: u32) -> Result<Option<u32>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
-    // nspawn is another program before.
-    let is_nspawn = fs::read_to_string(format!("/proc/{pid}/comm"))?.trim() == "systemd-nspawn";
-    let child = text.split_whitespace().next().and_then(|word| word.parse().ok()).filter(|_| is_nspawn);
-    let is_init =
-        |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "systemd");
-    Ok(child.filter(is_init))
+/// Process 1 of the machine that `unshare` has started, when both it and its manager are what they will be.
+fn init_of(unshare: u32) -> Result<Option<u32>> {
+    let child = |pid: u32, name: &str| -> Option<u32> {
+        let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+        let child = text.split_whitespace().next()?.parse().ok()?;
+        let comm = fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
+        (comm.trim() == name).then_some(child)
+    };
+    Ok(child(unshare, "systemd-nspawn").and_then(|nspawn| child(nspawn, "systemd")))
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // Its process 1 dies with it, and so all that it runs.
+        // All that it runs dies with it.
         let _ = self.manager.kill();
         let _ = self.manager.wait();
         let gone = || Ok((!Path::new(&format!("/proc/{}", self.init)).exists()).then_some(()));
