@@ -122,7 +122,7 @@ fn an_object_at_the_end_of_five_minutes() -> Result<()> {
     let moto = delivery::moto(&pair.a)?;
     let log = delivery::s3(&format!("http://{}", moto.address));
     let config = ConfigFile::new(&[log])?;
-    let offset = SLOT - BEFORE - flowlogd_tests::now()?.as_secs() % SLOT + SLOT;
+    let offset = 2 * SLOT - BEFORE - flowlogd_tests::now()?.as_secs() % SLOT;
     let options = config.options().fake_time("FAKETIME", &format!("+{offset}"))?;
     let agent = Agent::start(&pair.a, &options)?;
     let traffic = Steady::start(&pair)?;
