@@ -12,6 +12,9 @@ use flowlogd_tests::netns::Pair;
 use flowlogd_tests::steady::Steady;
 use flowlogd_tests::{packages, records, wait_for};
 
+/// On the machine; not called after what is to be gone in the end.
+const THIS: &str = "/srv/this.deb";
+const LATER: &str = "/srv/later.deb";
 const UNIT: &str = "flowlogd.service";
 const RECORDS: &str = "/var/lib/flowlogd/records";
 const PINS: &str = "/sys/fs/bpf/flowlogd";
@@ -27,7 +30,7 @@ const WINDOW: u64 = 1200;
 /// With the package on it, and a later one.
 fn boot(pair: &Pair) -> Result<Machine> {
     let (this, later) = (packages::named(".deb")?, packages::of_version(packages::LATER, ".deb")?);
-    Machine::boot(&pair.a, &[(&this, "/root/flowlogd.deb"), (&later, "/root/later.deb")])
+    Machine::boot(&pair.a, &[(&this, THIS), (&later, LATER)])
 }
 
 /// As people do it; nothing that it depends on is to be fetched.
@@ -120,7 +123,7 @@ fn expect_confined(machine: &Machine, pid: u32) -> Result<()> {
 fn the_life_of_a_package() -> Result<()> {
     let pair = Pair::new()?;
     let machine = boot(&pair)?;
-    install(&machine, "/root/flowlogd.deb")?;
+    install(&machine, THIS)?;
     let first = wait_active(&machine)?;
     ensure!(hooks(&pair)? == [1, 1] && pins(&machine)? > 0, "{:?} {}", hooks(&pair)?, pins(&machine)?);
     expect_confined(&machine, first)?;
@@ -132,7 +135,7 @@ fn the_life_of_a_package() -> Result<()> {
     machine.run(&["systemctl", "kill", "--kill-who=main", "--signal=KILL", UNIT])?;
     let second = wait_successor(&machine, first)?;
     traffic.wait(WINDOW)?;
-    install(&machine, "/root/later.deb")?;
+    install(&machine, LATER)?;
     let third = wait_successor(&machine, second)?;
     ensure!(machine.unit(UNIT, "NRestarts")? == "1" || third != second, "not restarted");
     let version = machine.run(&["flowlogd", "--version"])?;
@@ -155,8 +158,7 @@ fn the_life_of_a_package() -> Result<()> {
     ensure!(hooks(&pair)? == [0, 0] && pins(&machine)? == 0, "{:?} {}", hooks(&pair)?, pins(&machine)?);
     ensure!(machine.path(RECORDS).is_dir() && machine.path(CONFIG).exists(), "records or configuration are gone");
     machine.run(&["apt-get", "purge", "--yes", "flowlogd"])?;
-    let left =
-        machine.sh("find / -xdev -iname '*flowlogd*' -not -path '/root/*' -not -path '/proc/*' -not -path '/tmp/*'")?;
+    let left = machine.sh("find / -xdev -iname '*flowlogd*' -not -path '/proc/*' -not -path '/tmp/*'")?;
     ensure!(left.is_empty(), "left: {left}");
     let user = machine.output(&["getent", "passwd", "flowlogd"])?;
     let group = machine.output(&["getent", "group", "flowlogd"])?;
@@ -176,7 +178,7 @@ fn drop_in(machine: &Machine, text: &str) -> Result<()> {
 fn a_loop_that_stands_is_restarted() -> Result<()> {
     let pair = Pair::new()?;
     let machine = boot(&pair)?;
-    install(&machine, "/root/later.deb")?;
+    install(&machine, LATER)?;
     let first = wait_active(&machine)?;
     reload_with(&machine, FLOW_LOG)?;
     drop_in(&machine, "WatchdogSec=3\nEnvironment=FLOWLOGD_FAULT=loop-turns:40")?;
@@ -199,7 +201,7 @@ fn a_loop_that_stands_is_restarted() -> Result<()> {
 fn a_refusal_is_called_by_its_name() -> Result<()> {
     let pair = Pair::new()?;
     let machine = boot(&pair)?;
-    install(&machine, "/root/flowlogd.deb")?;
+    install(&machine, THIS)?;
     wait_active(&machine)?;
     for (change, said) in [
         (
