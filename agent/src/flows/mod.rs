@@ -19,12 +19,25 @@ use crate::capture::flow::{Direction, Total, Verdict};
 use crate::status::{Host, Verdicts};
 pub(crate) use expression::parse as parse_filter;
 pub(crate) use filter::Filter;
-pub(crate) use picture::{About, Picture};
+pub(crate) use picture::Picture;
 pub(crate) use query::{LIMIT_MAX, Query, Sort};
 pub(crate) use words::{action, protocol};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Answer {
+    #[serde(flatten)]
+    pub(crate) about: About,
+    /// All that the filter lets through, also what is cut off by the limit.
+    pub(crate) matched: Sum,
+    /// What AWS does not log and is in no row, whatever the filter.
+    pub(crate) excluded: Total,
+    /// Sorted, the largest first.
+    pub(crate) flows: Vec<Row>,
+}
+
+/// What is said beside flows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct About {
     pub(crate) version: String,
     pub(crate) pid: u32,
     /// When the tables were read: Unix milliseconds. All who ask share a look: at most a second before the answer, or
@@ -36,12 +49,6 @@ pub(crate) struct Answer {
     /// Names of what is captured.
     pub(crate) interfaces: Vec<String>,
     pub(crate) window: Window,
-    /// All that the filter lets through, also what is cut off by the limit.
-    pub(crate) matched: Sum,
-    /// What AWS does not log and is in no row, whatever the filter.
-    pub(crate) excluded: Total,
-    /// Sorted, the largest first.
-    pub(crate) flows: Vec<Row>,
 }
 
 /// The agent's own: as long as the greatest common divisor of all flow logs' intervals.

@@ -8,24 +8,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::query::{Query, Sort};
-use super::{Answer, Row, Sum, Window};
+use super::{About, Answer, Row, Sum};
 use crate::capture::flow::{Direction, Flow, Verdict};
 use crate::pipeline::{Open, Settled};
 use crate::select::Named;
-use crate::status::{Host, Verdicts};
-
-/// What is said beside flows.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct About {
-    pub(crate) version: String,
-    pub(crate) pid: u32,
-    pub(crate) time_ms: i64,
-    pub(crate) uptime_seconds: u64,
-    pub(crate) host: Host,
-    pub(crate) verdicts: Verdicts,
-    pub(crate) interfaces: Vec<String>,
-    pub(crate) window: Window,
-}
 
 pub(crate) struct Picture {
     about: About,
@@ -61,10 +47,8 @@ impl Picture {
             found.truncate(query.limit);
         }
         found.sort_unstable_by(first);
-        let About { version, pid, time_ms, uptime_seconds, host, verdicts, interfaces, window } = self.about.clone();
         let flows = found.into_iter().filter_map(|flow| Some(row(flow, wanted.get(&flow.key.ifindex)?))).collect();
-        let excluded = *excluded;
-        Answer { version, pid, time_ms, uptime_seconds, host, verdicts, interfaces, window, matched, excluded, flows }
+        Answer { about: self.about.clone(), matched, excluded: *excluded, flows }
     }
 }
 
@@ -172,7 +156,7 @@ mod tests {
         let answer = picture.answer(&Query::default());
         let rejected = Total { packets: 7, bytes: 700 };
         assert_eq!(answer.matched, Sum { flows: 5, packets: 72, bytes: 16_300, rejected });
-        assert_eq!((answer.pid, answer.excluded), (7, Total { packets: 1, bytes: 2 }));
+        assert_eq!((answer.about.pid, answer.excluded), (7, Total { packets: 1, bytes: 2 }));
     }
 
     /// What programs read.

@@ -5,7 +5,7 @@
 use super::rates::Rated;
 use crate::capture::flow::Direction;
 use crate::cli::text::{age, stamp};
-use crate::flows::{Answer, Query};
+use crate::flows::{About, Answer, Query};
 
 pub(super) fn hostname() -> String {
     // The agent is on this host: its socket is.
@@ -20,19 +20,19 @@ pub(super) fn way(direction: Direction) -> &'static str {
 }
 
 pub(super) fn verdicts(answer: &Answer) -> String {
-    match &answer.verdicts.why_not {
+    match &answer.about.verdicts.why_not {
         None => "the kernel's".to_owned(),
         Some(why) => format!("every flow is ACCEPT: {why}"),
     }
 }
 
 pub(super) fn about(answer: &Answer, hostname: &str) -> String {
-    let Answer { version, uptime_seconds, .. } = answer;
+    let About { version, uptime_seconds, .. } = &answer.about;
     format!("flowlogd {version}  host {hostname}  up {}  verdicts {}", age(*uptime_seconds), verdicts(answer))
 }
 
 pub(super) fn window(answer: &Answer) -> String {
-    format!("window     {} to {}", stamp(answer.window.start), stamp(answer.window.end))
+    format!("window     {} to {}", stamp(answer.about.window.start), stamp(answer.about.window.end))
 }
 
 pub(super) fn sums(rated: &Rated, query: &Query) -> String {

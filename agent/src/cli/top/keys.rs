@@ -65,7 +65,7 @@ fn sort(view: &mut View, by: Sort) -> Then {
 /// All, each, and all again.
 fn next_interface(view: &mut View) -> Then {
     let Some(rated) = &view.rated else { return Then::Draw };
-    let names = &rated.answer.interfaces;
+    let names = &rated.answer.about.interfaces;
     let next = match &view.query.filter.interface {
         None => names.first(),
         Some(now) => names.iter().position(|name| name == now).and_then(|at| names.get(at + 1)),
@@ -104,7 +104,7 @@ mod tests {
     use super::super::rates::Rated;
     use super::super::rates::tests::answer;
     use super::*;
-    use crate::flows::Answer;
+    use crate::flows::{About, Answer};
 
     fn typed(view: &mut View, keys: &str) -> Then {
         let mut then = Then::Draw;
@@ -137,7 +137,8 @@ mod tests {
     #[test]
     fn goes_through_the_interfaces() {
         let interfaces = vec!["eth0".to_owned(), "eth1".to_owned()];
-        let rated = Rated::new(None, Answer { interfaces, ..answer(0, 0, Vec::new()) });
+        let rated =
+            Rated::new(None, Answer { about: About { interfaces, ..About::default() }, ..answer(0, 0, Vec::new()) });
         let mut view = View { rated: Some(rated), ..View::default() };
         for want in [Some("eth0"), Some("eth1"), None, Some("eth0")] {
             assert_eq!(typed(&mut view, "i"), Then::Ask);

@@ -150,7 +150,7 @@ fn take(view: &mut View, query: &Query, answer: Result<Answer, String>) -> bool 
             let last = view.rated.take().map(|rated| rated.answer);
             let is_same_filter = view.shown.replace(query.filter.clone()).is_some_and(|shown| shown == query.filter);
             // The same look may be sorted anew.
-            if !is_same_filter || last.as_ref().is_some_and(|last| last.time_ms != now.time_ms) {
+            if !is_same_filter || last.as_ref().is_some_and(|last| last.about.time_ms != now.about.time_ms) {
                 view.before = last.filter(|_| is_same_filter);
             }
             view.rated = Some(Rated::new(view.before.as_ref(), now));

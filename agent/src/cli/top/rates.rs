@@ -45,7 +45,7 @@ impl Rated {
         let Some((before, seconds)) = before.and_then(|before| Some((before, seconds(before, &now)?))) else {
             return Self { flows: none, answer: now, ..Self::default() };
         };
-        let is_same_window = before.window.since_ms == now.window.since_ms;
+        let is_same_window = before.about.window.since_ms == now.about.window.since_ms;
         let rate = |packets: u64, bytes: u64| Rate { packets: packets as f64 / seconds, bytes: bytes as f64 / seconds };
         // A count can go back within a window: what was let through turns out to be refused.
         let between = |(was, is): ((u64, u64), (u64, u64))| {
@@ -71,6 +71,7 @@ impl Rated {
 
 /// How long was counted since the answer before, or since the window began. None: by another agent, or hardly at all.
 fn seconds(before: &Answer, now: &Answer) -> Option<f64> {
+    let (before, now) = (&before.about, &now.about);
     if before.pid != now.pid {
         return None;
     }
@@ -81,7 +82,7 @@ fn seconds(before: &Answer, now: &Answer) -> Option<f64> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::flows::{Sum, Window};
+    use crate::flows::{About, Sum, Window};
 
     pub(in crate::cli::top) fn row(port: u16, action: Verdict, packets: u64) -> Row {
         Row {
@@ -113,7 +114,8 @@ pub(super) mod tests {
             }
         }
         let window = Window { start: since_ms / 1000, end: since_ms / 1000 + 59, since_ms };
-        Answer { pid: 7, time_ms, window, matched, flows, ..Answer::default() }
+        let about = About { pid: 7, time_ms, window, ..About::default() };
+        Answer { about, matched, flows, ..Answer::default() }
     }
 
     fn packets(rated: &Rated) -> Vec<Option<f64>> {
@@ -133,7 +135,7 @@ pub(super) mod tests {
         let cut = Answer { matched: Sum { flows: 9, ..before.matched }, ..before.clone() };
         assert_eq!(packets(&Rated::new(Some(&cut), now.clone()))[3], None);
         assert_eq!(packets(&Rated::new(None, now.clone())), [None; 4]);
-        let other = Answer { pid: 8, ..before.clone() };
+        let other = Answer { about: About { pid: 8, ..before.about.clone() }, ..before.clone() };
         assert_eq!(Rated::new(Some(&other), now).seconds, None);
         assert_eq!(Rated::new(Some(&before), before.clone()).seconds, None);
     }

@@ -86,8 +86,8 @@ fn header(view: &View) -> Text<'static> {
     };
     let answer = &rated.answer;
     let verdicts = Span::from(head::verdicts(answer));
-    let verdicts = if answer.verdicts.available { verdicts.green() } else { verdicts.yellow() };
-    first.extend([label("  up "), age(answer.uptime_seconds).into(), label("  verdicts "), verdicts]);
+    let verdicts = if answer.about.verdicts.available { verdicts.green() } else { verdicts.yellow() };
+    first.extend([label("  up "), age(answer.about.uptime_seconds).into(), label("  verdicts "), verdicts]);
     if view.is_paused {
         first.extend(["  ".into(), " paused ".bold().black().on_yellow()]);
     }
@@ -95,7 +95,7 @@ fn header(view: &View) -> Text<'static> {
     let rate = |rate: Option<Rate>, of: fn(&Rate) -> String| rate.as_ref().map_or("-".to_owned(), of);
     let second = vec![
         label(" window "),
-        format!("{} to {}", clock(answer.window.start), clock(answer.window.end)).into(),
+        format!("{} to {}", clock(answer.about.window.start), clock(answer.about.window.end)).into(),
         label("  flows "),
         sum.flows.to_string().into(),
         label("  rate "),
@@ -274,7 +274,7 @@ mod tests {
             vec![row(1, Verdict::Accept, one), row(2, Verdict::Reject, two), row(3, Verdict::Accept, three)]
         };
         let mut now = answer(0, 7_000, flows([300, 50, 7]));
-        (now.uptime_seconds, now.verdicts.available) = (90, true);
+        (now.about.uptime_seconds, now.about.verdicts.available) = (90, true);
         let rated = Rated::new(Some(&answer(0, 5_000, flows([100, 40, 7]))), now);
         View { rated: Some(rated), hostname: "edge-1".to_owned(), ..View::default() }
     }
