@@ -367,21 +367,27 @@ impl Tables {
     }
 
     /// Whether the current epoch should be drained before its time: a sample of the sets is more than half full.
-    pub(crate) fn sets_are_crowded(&self) -> bool {
+    pub(crate) fn sets_fill(&self) -> Fill {
         let epoch = self.epoch();
         // The fullest CPU decides: each fills its own part.
-        let crowded = |table: &Mapped, shape: Shape, key_word: usize| {
-            (0..shape.cpus).any(|cpu| {
+        let fill = |table: &Mapped, shape: Shape, key_word: usize| {
+            let of_cpu = |cpu| {
+                let used = |sets| sample(table, shape, epoch, cpu, key_word, sets);
                 // A glance is enough, nearly always: a table that is half full never looks a quarter full.
-                let (used, slots) = sample(table, shape, epoch, cpu, key_word, GLANCE_SETS);
-                let is_busy = used * 4 > slots;
-                is_busy && {
-                    let (used, slots) = sample(table, shape, epoch, cpu, key_word, SAMPLE_SETS);
+                let (glanced, slots) = used(GLANCE_SETS);
+                let is_crowded = glanced * 4 > slots && {
+                    let (used, slots) = used(SAMPLE_SETS);
                     used * 2 > slots
+                };
+                match (is_crowded, glanced) {
+                    (true, _) => Fill::Crowded,
+                    (false, 0) => Fill::Little,
+                    (false, _) => Fill::Some,
                 }
-            })
+            };
+            (0..shape.cpus).map(of_cpu).max().unwrap_or(Fill::Little)
         };
-        crowded(&self.flow4, self.shape4(), KEY_WORD4) || crowded(&self.flow6, self.shape6(), KEY_WORD6)
+        fill(&self.flow4, self.shape4(), KEY_WORD4).max(fill(&self.flow6, self.shape6(), KEY_WORD6))
     }
 
     /// The same of the hashes: a quarter of one is in use. The kernel goes through all buckets of an empty one.
@@ -391,10 +397,10 @@ impl Tables {
     }
 }
 
-/// Of a hash, as a share of what it may hold before it is drained.
+/// Of what an epoch may hold before it is drained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fill {
-    /// Less than a sixteenth.
+    /// Of a hash less than a sixteenth; of sets so few that a glance finds none.
     Little,
     Some,
     Crowded,
