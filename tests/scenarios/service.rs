@@ -136,8 +136,7 @@ fn the_life_of_a_package() -> Result<()> {
     let second = wait_successor(&machine, first)?;
     traffic.wait(WINDOW)?;
     install(&machine, LATER)?;
-    let third = wait_successor(&machine, second)?;
-    ensure!(machine.unit(UNIT, "NRestarts")? == "1" || third != second, "not restarted");
+    wait_successor(&machine, second)?;
     let version = machine.run(&["flowlogd", "--version"])?;
     let installed = machine.run(&["dpkg-query", "--show", "--showformat=${Version}", "flowlogd"])?;
     ensure!(installed.starts_with(packages::LATER), "{installed} {version}");
