@@ -5,6 +5,11 @@
 //! packet's address in a slot of its nesting level and counts; the second counts only what it does not find there,
 //! because then the first was not run. Both go on in one handler by a tail call, so that an upgrade replaces the
 //! handler alone.
+//!
+//! A third runs before them and empties the interrupts' slot. An address that is left there, because the second was not
+//! run, would else be found by the second for another packet, at the same address, for which the first was not run:
+//! when one interrupt comes in the second's last instructions and the next in the first's first ones, where neither has
+//! told of itself.
 #![allow(unsafe_code)]
 use agent_common::drop::{Class, DropKey, Loss, REASONS};
 use agent_common::flow::{WideCounters, WideKey};
@@ -70,17 +75,29 @@ fn level(ctx: &BtfTracePointContext) -> usize {
     usize::from(skb::address(ctx.as_ptr().cast()).wrapping_sub(stack) >= STACK_SIZE)
 }
 
+/// This CPU's slots: the packet that the first program has counted in process context, and in an interrupt of it.
+#[inline(always)]
+fn slots() -> Option<&'static mut [u64; 2]> {
+    // SAFETY: no arguments.
+    let slots = HAND_OFF.get_ptr_mut(unsafe { bpf_get_smp_processor_id() })?;
+    // SAFETY: a live map value of this CPU; each nesting level has a slot of its own.
+    Some(unsafe { &mut *slots })
+}
+
+/// Attached first, and run for every free: what an interrupt left behind is there whatever the next free's reason.
+#[inline(always)]
+pub fn forget() {
+    if let Some(slots) = slots() {
+        // SAFETY: volatile because a nested program writes it.
+        unsafe { core::ptr::write_volatile(&raw mut slots[1], 0) };
+    }
+}
+
 /// Says at our level that the first program has counted this packet.
 #[inline(always)]
 fn leave(slots: &mut [u64; 2], level: usize, skb: u64) {
     // SAFETY: volatile because a nested program writes the other slot.
-    unsafe {
-        core::ptr::write_volatile(slots.as_mut_ptr().add(level & 1), skb);
-        if level == 0 {
-            // What an interrupt left behind: its second program was not run.
-            core::ptr::write_volatile(&raw mut slots[1], 0);
-        }
-    }
+    unsafe { core::ptr::write_volatile(slots.as_mut_ptr().add(level & 1), skb) }
 }
 
 /// Whether the first program has counted this packet. The level need not be known: a packet that is being freed in
@@ -106,11 +123,8 @@ pub fn stub<const SECOND: bool>(ctx: &BtfTracePointContext) {
     if class(reason_of(ctx), !SECOND) == Class::Other as u32 {
         return;
     }
-    // SAFETY: no arguments.
-    let Some(slots) = HAND_OFF.get_ptr_mut(unsafe { bpf_get_smp_processor_id() }) else { return };
+    let Some(slots) = slots() else { return };
     let skb = ctx.arg::<u64>(0);
-    // SAFETY: a live map value of this CPU; each nesting level has a slot of its own.
-    let slots = unsafe { &mut *slots };
     if SECOND {
         if take(slots, skb) {
             return;

@@ -63,6 +63,13 @@ mod entry {
         TC_ACT_UNSPEC
     }
 
+    /// Attached to `kfree_skb`, before the two that count.
+    #[btf_tracepoint(function = "kfree_skb")]
+    pub fn drop_before(_ctx: BtfTracePointContext) -> i32 {
+        drops::forget();
+        0
+    }
+
     /// Attached to `kfree_skb`, before its twin.
     #[btf_tracepoint(function = "kfree_skb")]
     pub fn drop_first(ctx: BtfTracePointContext) -> i32 {

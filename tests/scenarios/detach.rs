@@ -35,8 +35,13 @@ fn removes(hook: &str, what: &[&str]) -> Result<()> {
 }
 
 /// Whatever the hook.
-const COMMON: [&str; 4] =
-    ["program drop_first on kfree_skb", "program drop_second on kfree_skb", "counters of the agent", "shared maps"];
+const COMMON: [&str; 5] = [
+    "program drop_before on kfree_skb",
+    "program drop_first on kfree_skb",
+    "program drop_second on kfree_skb",
+    "counters of the agent",
+    "shared maps",
+];
 
 #[test]
 fn links() -> Result<()> {

@@ -28,11 +28,11 @@ fn counted(pins: &BpfFs, generation: Generation) -> Result<u64> {
     map.iter().map(|entry| Ok(entry?.1[0])).sum()
 }
 
-fn links(pins: &BpfFs) -> Result<[u32; 2]> {
+fn links(pins: &BpfFs) -> Result<[u32; 3]> {
     let id = |name: &str| -> Result<u32> {
         Ok(FdLink::from(PinnedLink::from_pin(pins.directory().join("v1/links").join(name))?).info()?.id())
     };
-    Ok([id("drop_first")?, id("drop_second")?])
+    Ok([id("drop_before")?, id("drop_first")?, id("drop_second")?])
 }
 
 #[test]

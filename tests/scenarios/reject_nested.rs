@@ -1,5 +1,5 @@
 //! Drops within drops: a CPU refuses what its process sends while interrupts make it refuse what arrives. The kernel does
-//! not run a program that already runs there; the two programs make up for each other.
+//! not run a program that already runs there; the two programs that count make up for each other.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -149,11 +149,13 @@ fn each_is_counted_once() -> Result<()> {
     policy::expect_all_matched(&stopped)?;
     let nested = stopped.count("drops_nested")?;
     ensure!(nested > NESTED, "{nested} frees were nested");
-    Split::udp(&stopped, ARRIVES, true).expect("arriving", Split::rejected(refused.arriving))?;
-    Split::udp(&stopped, LEAVES, true).expect("leaving", Split::rejected(refused.leaving))
+    Split::udp(&stopped, ARRIVES, true)
+        .expect("arriving", Split::rejected(refused.arriving))
+        .and_then(|()| Split::udp(&stopped, LEAVES, true).expect("leaving", Split::rejected(refused.leaving)))
+        .with_context(|| format!("{:?}", stopped.stderr))
 }
 
-/// The same traffic with one of the programs taken off: if it were not nested, this would miss none.
+/// The same traffic with one of the two taken off: if it were not nested, this would miss none.
 #[test]
 fn one_program_alone_misses_some() -> Result<()> {
     let (pair, pins) = (Pair::new()?, BpfFs::new()?);

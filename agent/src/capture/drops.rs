@@ -12,7 +12,7 @@ use aya::programs::BtfTracePoint;
 use aya::{Btf as AyaBtf, Ebpf, EbpfLoader};
 
 use super::btf::{self, Btf, BtfError};
-use super::pin::Pins;
+use super::pin::{Pins, STUBS};
 use super::sys::Mapped;
 use super::{Error, reason, stubs};
 
@@ -159,7 +159,7 @@ impl Drops {
         }
         let btf =
             AyaBtf::from_sys_fs().map_err(|e| Error::Io { what: "read BTF", source: std::io::Error::other(e) })?;
-        for name in ["drop_handler", "drop_first", "drop_second"] {
+        for name in ["drop_handler"].into_iter().chain(STUBS) {
             tracepoint(ebpf, name)?.load(TRACEPOINT, &btf)?;
         }
         let mut handler: ProgramArray<_> =

@@ -4,7 +4,7 @@
 //! ```text
 //! v1/                     the layout's version: maps of another one cannot be read
 //!   links/                7-ingress, 7-egress (TCX links by ifindex), 7-qdisc (a clsact qdisc that we made),
-//!                         drop_first, drop_second
+//!                         drop_before, drop_first, drop_second
 //!   shared/               maps that outlive an agent: what the drop programs in `links` use
 //!   000012ab…/            one agent's counting maps, named after the moment of its start; reading takes no other
 //!     interfaces/         7 -> eth0: names, for counters of interfaces that are gone; and their network namespace. Made
@@ -35,8 +35,9 @@ pub(crate) const COUNTING: [&str; 7] =
     ["CONTROL", "FLOW4", "FLOW6", "OVERFLOW", "INTERFACES", "INTERFACE_OVERFLOW", "DROPS"];
 /// Maps that the next agent goes on with.
 pub(crate) const SHARED: [&str; 4] = ["DROP_REASONS", "HAND_OFF", "DROP_HANDLER", "FRAGMENTS"];
-/// Programs on `kfree_skb`, whose links and programs are pinned: such a link cannot be updated.
-pub(crate) const STUBS: [&str; 2] = ["drop_first", "drop_second"];
+/// Programs on `kfree_skb` in the order in which they run, whose links and programs are pinned: such a link cannot be
+/// updated.
+pub(crate) const STUBS: [&str; 3] = ["drop_before", "drop_first", "drop_second"];
 
 const LINKS: &str = "links";
 const SHARED_DIRECTORY: &str = "shared";

@@ -1,4 +1,4 @@
-//! Attaches the two programs on `kfree_skb`, or finds them attached by a former agent. Such a link cannot be updated
+//! Attaches the programs on `kfree_skb`, or finds them attached by a former agent. Such a link cannot be updated
 //! (EINVAL), so these stay where they are and only the handler in which they go on is replaced.
 //! Knows nothing of drops.
 #![forbid(unsafe_code)]
@@ -14,6 +14,9 @@ use super::Error;
 use super::drops::tracepoint;
 use super::pin::{self, Pins, STUBS};
 use super::sys;
+
+/// Those of them that count.
+const COUNTING: [&str; 2] = ["drop_first", "drop_second"];
 
 /// The handler must be in its slot.
 pub(crate) fn attach(ebpf: &mut Ebpf, pins: Option<&Pins>) -> Result<(), Error> {
@@ -56,11 +59,11 @@ fn is_attached(ebpf: &mut Ebpf, pins: &Pins) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// How often the kernel left each of the two out because it was already running on that CPU, since they were attached,
+/// How often the kernel left each of the two that count out because it was already running on that CPU, since they were attached,
 /// by this agent or a former one. What one misses the other counts.
 pub(crate) fn recursion_misses(ebpf: &mut Ebpf, pins: Option<&Pins>) -> Result<[u64; 2], Error> {
     let mut misses = [0; 2];
-    for (misses, name) in misses.iter_mut().zip(STUBS) {
+    for (misses, name) in misses.iter_mut().zip(COUNTING) {
         let read =
             |result: std::io::Result<u64>| result.map_err(|source| Error::Io { what: "read program info", source });
         *misses = match pins {
