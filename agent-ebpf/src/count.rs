@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 use crate::maps::{CLOCK, CONTROL, FLOW4, FLOW6, INTERFACE_OVERFLOW, INTERFACES, OVERFLOW};
 use crate::settings;
+use crate::wake;
 use crate::warn;
 use agent_common::flow::{Entry4, Entry6, IFINDEX_MAX, Packed, TIME_BITS, TIME_MASK, WideCounters, WideKey, pack_b};
 use agent_common::interface::{AROUND, BEYOND, Cause, Count, InterfaceEntry, InterfaceKey, SEEN};
@@ -95,7 +96,7 @@ pub fn flow4(addresses: u64, sample: &Sample) -> bool {
     let Some(set) = FLOW4.get_ptr_mut(index) else { return false };
     let now = now();
     macro_rules! way {
-        ($i:literal) => {
+        ($i:literal, $then:expr) => {
             // SAFETY: the set is this CPU's alone; the index is below WAYS.
             let entry: &mut Entry4 = unsafe { &mut *set.cast::<Entry4>().add($i) };
             if entry.a == addresses && entry.b == b {
@@ -107,14 +108,15 @@ pub fn flow4(addresses: u64, sample: &Sample) -> bool {
             }
             if entry.b == 0 {
                 *entry = Entry4 { a: addresses, b, n: fresh(sample, now) };
+                $then;
                 return true;
             }
         };
     }
-    way!(0);
-    way!(1);
-    way!(2);
-    way!(3);
+    way!(0, {});
+    way!(1, {});
+    way!(2, {});
+    way!(3, wake::set_full(sample.place.epoch));
     false
 }
 
@@ -131,7 +133,7 @@ pub fn flow6(src: [u64; 2], dst: [u64; 2], sample: &Sample) -> bool {
     let Some(set) = FLOW6.get_ptr_mut(index) else { return false };
     let now = now();
     macro_rules! way {
-        ($i:literal) => {
+        ($i:literal, $then:expr) => {
             // SAFETY: as in `flow4`.
             let entry: &mut Entry6 = unsafe { &mut *set.cast::<Entry6>().add($i) };
             if entry.b == b
@@ -148,14 +150,15 @@ pub fn flow6(src: [u64; 2], dst: [u64; 2], sample: &Sample) -> bool {
             }
             if entry.b == 0 {
                 *entry = Entry6 { src, dst, b, n: fresh(sample, now), reserved: 0 };
+                $then;
                 return true;
             }
         };
     }
-    way!(0);
-    way!(1);
-    way!(2);
-    way!(3);
+    way!(0, {});
+    way!(1, {});
+    way!(2, {});
+    way!(3, wake::set_full(sample.place.epoch));
     false
 }
 

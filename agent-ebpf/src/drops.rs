@@ -31,6 +31,7 @@ use crate::maps::{
 };
 use crate::settings;
 use crate::skb::{self, Area, Front, Probing, Typed};
+use crate::wake;
 
 /// Kernel stacks are 16 KiB where flowlogd runs (x86-64 and arm64, `THREAD_SIZE`).
 const STACK_SIZE: u64 = 16 << 10;
@@ -252,6 +253,7 @@ fn add(key: &mut DropKey, packets: u32, bytes: u64) {
     if found.is_none() {
         let fresh = WideCounters { packets: u64::from(packets), bytes, first: now, last: now, flags: 0 };
         if DROPS.insert(&*key, &fresh, u64::from(BPF_NOEXIST)).is_ok() {
+            wake::refused();
             return;
         }
         // Another CPU was faster, or there is no room.

@@ -22,6 +22,8 @@ mod settings;
 #[cfg(target_arch = "bpf")]
 mod skb;
 #[cfg(target_arch = "bpf")]
+mod wake;
+#[cfg(target_arch = "bpf")]
 mod warn;
 #[cfg(target_arch = "bpf")]
 mod yardstick;

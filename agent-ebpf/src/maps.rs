@@ -5,7 +5,7 @@ use agent_common::flow::{Set4, Set6, WideCounters, WideKey};
 use agent_common::interface::{Count, InterfaceKey, InterfaceSet};
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuHashMap, ProgramArray};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuHashMap, ProgramArray, RingBuf};
 
 /// One element: the epoch. Its own map, because user space maps it for writing.
 #[map]
@@ -94,6 +94,14 @@ pub static DROP_LOSSES: Array<u64> = Array::with_max_entries(LOSSES, BPF_F_MMAPA
 /// By `warn::Table`: the epoch of its last warning, plus one.
 #[map]
 pub static WARNED: Array<u64> = Array::with_max_entries(2, 0);
+
+/// Wakes user space; what is in it says nothing. The least that a ring may have.
+#[map]
+pub static WAKE: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// By `wake::Why`: the epoch that user space was woken for, plus one; flows refused since the start.
+#[map]
+pub static WOKEN: Array<u64> = Array::with_max_entries(2, 0);
 
 /// Where the `clock` program leaves the jiffies of its run.
 #[map]

@@ -40,6 +40,10 @@ setting!(
     /// Network namespace whose drops are counted (`ns.inum`, the number in `/proc/self/ns/net`).
     NAMESPACE, namespace, u32);
 
+setting!(
+    /// A power of two minus one: so many refused flows later user space is woken again.
+    REFUSED_MASK, refused_mask, u32);
+
 // Byte offsets in structs of the running kernel.
 setting!(SKB_DEV, skb_dev, u32);
 setting!(SKB_REFDST, skb_refdst, u32);

@@ -16,7 +16,6 @@ use crate::serve::{Places, Server, socket};
 use crate::state_lock::HAND_OVER;
 use crate::wall::Wall;
 use crate::window::window_at;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeValLike as _;
@@ -36,16 +35,17 @@ mod snapshot;
 mod standing;
 mod start;
 mod tally;
+mod wait;
 
 use ending::say_ended;
 use leftover::Leftovers;
 pub(crate) use start::{Plan, Settings, Source, available_bytes, plan, possible_cpus, sizes};
 use tally::Tally;
 
-/// How often tables are looked at for an early drain, and the longest wait for a signal.
+/// How often tables that fill up are looked at for an early drain.
 const TICK: Duration = Duration::from_millis(50);
 
-/// How often the programs are looked for on their interfaces.
+/// How often the programs are looked for on their interfaces, and the longest wait for anything.
 const LOOK: Duration = Duration::from_secs(1);
 
 fn now() -> i64 {
@@ -134,6 +134,7 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
         durable,
         was_pinned: false,
         notify: Notify::new(),
+        is_filling: false,
         unattached: Vec::new(),
         not_reloaded: None,
     };
@@ -152,20 +153,14 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     daemon.recover(recovery)?;
     // From what earlier runs had, if they had other flow logs.
     daemon.change(news)?;
-    let (server, asks) = Server::start(daemon.places());
+    let (server, asks) = Server::start(daemon.places()).map_err(io("eventfd"))?;
     crate::capture::trim_heap();
     daemon.was_pinned = daemon.capture.is_pinned();
     daemon.say_ready(&sizes);
     daemon.notify.ready(daemon.standing());
     let mut stop = false;
     while !stop {
-        let mut fds = [PollFd::new(watch.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::try_from(TICK).unwrap_or(PollTimeout::MAX)) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(error) => return Err(Failure::Run(format!("poll: {error}"))),
-        }
-        // Also what is an error there: reading tells.
-        let [has_changed, has_signal] = fds.map(|fd| fd.any().unwrap_or(true));
+        let [has_changed, has_signal] = daemon.wait([watch.as_fd(), signals.as_fd(), asks.as_fd()])?;
         if has_signal && let Ok(Some(signal)) = signals.read_signal() {
             if signal.ssi_signo == HAND_OVER as u32 && daemon.capture.is_pinned() {
                 daemon.notify.stopping("handing over", SETTLE);
@@ -266,6 +261,8 @@ struct Daemon {
     /// By the wall clock and by the other.
     started: (i64, Instant),
     notify: Notify,
+    /// The programs have said so since the last drain.
+    is_filling: bool,
     /// Names of wanted interfaces that we could not attach to.
     unattached: Vec<String>,
     /// Why the last reload was refused, if it was.

@@ -366,52 +366,31 @@ impl Tables {
         Ok(())
     }
 
-    /// Whether the current epoch should be drained before its time: a sample of the sets is more than half full.
-    pub(crate) fn sets_fill(&self) -> Fill {
+    /// Whether the current epoch should be drained before its time: a sample of the sets is more than half full, or a
+    /// quarter of a hash is in use. The kernel goes through all buckets of an empty hash.
+    pub(crate) fn is_crowded(&self) -> bool {
         let epoch = self.epoch();
         // The fullest CPU decides: each fills its own part.
-        let fill = |table: &Mapped, shape: Shape, key_word: usize| {
-            let of_cpu = |cpu| {
+        let is_full = |table: &Mapped, shape: Shape, key_word: usize| {
+            (0..shape.cpus).any(|cpu| {
                 let used = |sets| sample(table, shape, epoch, cpu, key_word, sets);
                 // A glance is enough, nearly always: a table that is half full never looks a quarter full.
                 let (glanced, slots) = used(GLANCE_SETS);
-                let is_crowded = glanced * 4 > slots && {
+                glanced * 4 > slots && {
                     let (used, slots) = used(SAMPLE_SETS);
                     used * 2 > slots
-                };
-                match (is_crowded, glanced) {
-                    (true, _) => Fill::Crowded,
-                    (false, 0) => Fill::Little,
-                    (false, _) => Fill::Some,
                 }
-            };
-            (0..shape.cpus).map(of_cpu).max().unwrap_or(Fill::Little)
+            })
         };
-        fill(&self.flow4, self.shape4(), KEY_WORD4).max(fill(&self.flow6, self.shape6(), KEY_WORD6))
-    }
-
-    /// The same of the hashes: a quarter of one is in use. The kernel goes through all buckets of an empty one.
-    pub(crate) fn hashes_fill(&self) -> Fill {
-        fill(self.overflow.keys(), self.sizes.overflow as usize / 4)
-            .max(fill(self.dropped.keys(), self.sizes.drops as usize / 4))
+        is_full(&self.flow4, self.shape4(), KEY_WORD4)
+            || is_full(&self.flow6, self.shape6(), KEY_WORD6)
+            || has_more(self.overflow.keys(), self.sizes.overflow / 4)
+            || has_more(self.dropped.keys(), self.sizes.drops / 4)
     }
 }
 
-/// Of what an epoch may hold before it is drained.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Fill {
-    /// Of a hash less than a sixteenth; of sets so few that a glance finds none.
-    Little,
-    Some,
-    Crowded,
-}
-
-fn fill<T>(keys: impl Iterator<Item = T>, most: usize) -> Fill {
-    match keys.take(most + 1).count() {
-        count if count > most => Fill::Crowded,
-        count if count > most / 16 => Fill::Some,
-        _ => Fill::Little,
-    }
+fn has_more<T>(keys: impl Iterator<Item = T>, than: u32) -> bool {
+    keys.take(than as usize + 1).count() > than as usize
 }
 
 /// By `InterfaceKey::cause`.

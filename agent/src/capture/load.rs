@@ -4,7 +4,7 @@
 use agent_common::drop::{DropKey, REASONS};
 use agent_common::flow::{Set4, Set6, WAYS, WideCounters, WideKey};
 use agent_common::interface::InterfaceSet;
-use aya::maps::{Array, Map, MapData};
+use aya::maps::{Array, Map, MapData, RingBuf};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunAttrs, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
@@ -74,6 +74,11 @@ impl Sizes {
         self
     }
 
+    /// User space is woken for every 16th of the refused flows that there is room for.
+    fn refused_mask(&self) -> u32 {
+        (self.drops / 16).max(1).next_power_of_two() - 1
+    }
+
     /// Of what flows are counted in: name, entries of one epoch over all CPUs, and the kernel's memory.
     pub(crate) fn tables(&self) -> [(&'static str, u64, u64); 4] {
         let cpus = u64::from(self.cpus);
@@ -119,6 +124,8 @@ pub(crate) struct Loaded {
     /// Once turned on.
     pub(crate) drops: Option<Drops>,
     clock: Array<MapData, u64>,
+    /// Tables fill up.
+    pub(crate) wake: RingBuf<MapData>,
     /// The programs' own warnings.
     pub(crate) log: EbpfLogger<&'static dyn Log>,
 }
@@ -159,6 +166,7 @@ pub(crate) fn load(sizes: Sizes, pins: Option<&Pins>) -> Result<Loaded, Error> {
         .override_global("SHIFT6", &shift6, true)
         .override_global("SETS_INTERFACE", &sizes.sets_interface, true)
         .override_global("TIME_SHIFT", &ticks.shift, true)
+        .override_global("REFUSED_MASK", &sizes.refused_mask(), true)
         .map_max_entries("FLOW4", sizes.sets4 * sizes.cpus * 2)
         .map_max_entries("FLOW6", sizes.sets6 * sizes.cpus * 2)
         .map_max_entries("INTERFACES", sizes.sets_interface * sizes.cpus * 2)
@@ -186,6 +194,7 @@ pub(crate) fn load(sizes: Sizes, pins: Option<&Pins>) -> Result<Loaded, Error> {
     Ok(Loaded {
         tables,
         drops: None,
+        wake: ebpf.take_map("WAKE").ok_or(Error::Missing("WAKE"))?.try_into()?,
         clock: ebpf.take_map("CLOCK").ok_or(Error::Missing("CLOCK"))?.try_into()?,
         grace: GracePeriod::new().map_err(|source| Error::Io { what: "create the grace-period map", source })?,
         log,

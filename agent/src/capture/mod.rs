@@ -28,8 +28,8 @@ mod testrun;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use crate::fault;
 pub use attach::Hook;
@@ -37,7 +37,6 @@ use attach::{Attachment, Look};
 pub use chain::{Hanging, hanging};
 pub use clock::Span;
 pub use detach::detach;
-use drain::Fill;
 pub use drain::{Census, TableUse};
 pub use drops::Unavailable;
 use flow::Drained;
@@ -50,12 +49,6 @@ pub use pin::{DEFAULT_DIRECTORY, PinError, Pins};
 pub(crate) use sys::{clear_ambient_capabilities, trim_heap};
 pub use takeover::Adopted;
 pub use testrun::{DrainTimes, Offload};
-
-/// Between looks at hashes of a quiet host, which cost as much as all else that an idle agent does. Where a glance at the
-/// sets finds flows, hashes are looked at each time: what is refused on its way in is in the sets as well. A host that
-/// sends nothing but what it refuses itself fills a hash of refused flows in a quarter of a second at 260,000 new ones a
-/// second.
-const HASHES_LOOK: Duration = Duration::from_millis(250);
 
 /// What can go wrong between us and the kernel.
 #[derive(Debug, thiserror::Error)]
@@ -93,8 +86,6 @@ pub fn clock_is_synchronised() -> std::io::Result<bool> {
 /// The running capture: programs, tables and attachments. Dropping it leaves what is pinned: see [`Capture::close`].
 pub struct Capture {
     loaded: Loaded,
-    /// When they are looked at again, if not at once.
-    hashes_due: Instant,
     attached: BTreeMap<u32, (Interface, Attachment)>,
     hook: Option<Hook>,
     pins: Option<Pins>,
@@ -130,8 +121,7 @@ impl Capture {
         let loaded = loaded?;
         let generation = pins.as_ref().map_or_else(Generation::new, Pins::generation);
         let (attached, adopted, departed) = Default::default();
-        let hashes_due = Instant::now();
-        Ok(Self { loaded, attached, hook: None, pins, generation, adopted, departed, hashes_due })
+        Ok(Self { loaded, attached, hook: None, pins, generation, adopted, departed })
     }
 
     /// Names our maps among all agents' of this boot.
@@ -290,20 +280,25 @@ impl Capture {
         self.loaded.log.flush();
     }
 
+    /// Readable when tables fill up: [`Self::filling`].
+    pub fn wake(&self) -> BorrowedFd<'_> {
+        self.loaded.wake.as_fd()
+    }
+
+    /// Whether the programs have said since the last call that tables fill up: at the latest when a few hundredths are in
+    /// use. Once in an epoch, but for refused flows.
+    pub fn filling(&mut self) -> bool {
+        let mut is_filling = false;
+        while self.loaded.wake.next().is_some() {
+            is_filling = true;
+        }
+        is_filling
+    }
+
     /// Whether a drain should not wait for the window's end.
-    pub fn crowded(&mut self) -> bool {
-        let (sets, now) = (self.loaded.tables.sets_fill(), Instant::now());
-        if sets == Fill::Crowded {
-            return true;
-        }
-        if sets == Fill::Little && now < self.hashes_due {
-            return false;
-        }
-        let hashes = self.loaded.tables.hashes_fill();
-        if hashes == Fill::Little {
-            self.hashes_due = now + HASHES_LOOK;
-        }
-        hashes == Fill::Crowded
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.loaded.tables.is_crowded()
     }
 
     pub fn attached(&self) -> impl Iterator<Item = &Interface> {

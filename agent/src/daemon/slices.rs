@@ -55,7 +55,7 @@ impl Daemon {
             self.publish(&slice);
         } else if self.durable.is_full() {
             self.cut(now)?;
-        } else if !self.settings.hold_drain && self.capture.crowded() {
+        } else if !self.settings.hold_drain && self.capture.is_crowded() {
             self.drain(0)?;
         }
         self.notify.turned();
@@ -101,6 +101,7 @@ impl Daemon {
         let (generation, epoch) = (self.capture.generation().0, self.capture.epoch());
         let start = Instant::now();
         self.drained_ms = now_ms();
+        self.is_filling = false;
         let drained = self.capture.drain_after_step(stepped, |drained| {
             let frame = Frame { generation, epoch, drained };
             durable.append(&frame);

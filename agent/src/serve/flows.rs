@@ -56,7 +56,7 @@ impl Daemon {
         let start = Instant::now();
         *look = Look { at: Some(start), ..Look::default() };
         let (answer, answered) = oneshot::channel();
-        self.asks.try_send(Ask::Flows(answer)).ok()?;
+        self.ask(Ask::Flows(answer))?;
         let (about, open) = match tokio::time::timeout(self.patience, answered).await.ok()?.ok()? {
             Ok(looked) => *looked,
             Err(why) => return Some(Err(why)),

@@ -15,12 +15,14 @@ mod tests;
 mod textfile;
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::SigSet;
 use tokio::sync::oneshot;
 
@@ -32,7 +34,7 @@ use flows::Looks;
 
 /// Questions that may wait for the daemon. A loop that stands must not collect them.
 const ASKS: usize = 64;
-/// The daemon looks every 50 ms, and a drain of a large table on a busy host takes a second.
+/// The daemon looks at once, and a drain of a large table on a busy host takes a second.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Or why it cannot be found out.
@@ -45,13 +47,24 @@ pub(crate) enum Ask {
     Flows(oneshot::Sender<Looked>),
 }
 
-/// The daemon's end. Never blocks.
-pub(crate) struct Asks(mpsc::Receiver<Ask>);
+/// The daemon's end, readable when something was asked. Never blocks.
+pub(crate) struct Asks {
+    asked: mpsc::Receiver<Ask>,
+    bell: Arc<EventFd>,
+}
 
 impl Asks {
     /// What was asked since the last look.
     pub(crate) fn take(&self) -> impl Iterator<Item = Ask> {
-        self.0.try_iter()
+        // Before the look, so that what is asked meanwhile is heard. It fails when nobody has rung.
+        let _ = self.bell.read();
+        self.asked.try_iter()
+    }
+}
+
+impl AsFd for Asks {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
     }
 }
 
@@ -59,15 +72,31 @@ impl Asks {
 #[derive(Clone)]
 struct Daemon {
     asks: mpsc::SyncSender<Ask>,
+    bell: Arc<EventFd>,
     patience: Duration,
     looks: Looks,
 }
 
 impl Daemon {
+    /// With room for as many questions as may wait.
+    fn new(room: usize, patience: Duration) -> nix::Result<(Self, Asks)> {
+        let (asks, asked) = mpsc::sync_channel(room);
+        let bell = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
+        Ok((Self { asks, bell: Arc::clone(&bell), patience, looks: Looks::default() }, Asks { asked, bell }))
+    }
+
+    /// None: the daemon's loop stands.
+    fn ask(&self, ask: Ask) -> Option<()> {
+        self.asks.try_send(ask).ok()?;
+        // Fails only when it has been rung 2^64 times unheard.
+        let _ = self.bell.write(1);
+        Some(())
+    }
+
     /// None: the daemon's loop stands.
     async fn snapshot(&self) -> Option<Told> {
         let (answer, answered) = oneshot::channel();
-        self.asks.try_send(Ask::Status(answer)).ok()?;
+        self.ask(Ask::Status(answer))?;
         tokio::time::timeout(self.patience, answered).await.ok()?.ok()
     }
 }
@@ -87,9 +116,8 @@ pub(crate) struct Server {
 
 impl Server {
     /// Opens what can be opened.
-    pub(crate) fn start(places: Places) -> (Self, Asks) {
-        let (sender, receiver) = mpsc::sync_channel(ASKS);
-        let daemon = Daemon { asks: sender, patience: PATIENCE, looks: Looks::default() };
+    pub(crate) fn start(places: Places) -> nix::Result<(Self, Asks)> {
+        let (daemon, asks) = Daemon::new(ASKS, PATIENCE)?;
         let said = |what: &str, error: &dyn std::fmt::Display| tracing::warn!("{what}: {error}");
         let mut doors = Vec::new();
         if let Some(path) = &places.socket {
@@ -107,7 +135,7 @@ impl Server {
                 .map_err(|error| said("nobody can ask this agent", &error))
                 .ok()
         };
-        (Self { running }, Asks(receiver))
+        Ok((Self { running }, asks))
     }
 }
 

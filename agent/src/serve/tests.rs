@@ -22,12 +22,12 @@ struct Agent {
 impl Agent {
     fn new() -> Self {
         let mut agent = Self::deaf();
-        let (server, asks) = Server::start(Places { socket: Some(agent.path()), ..Places::default() });
+        let (server, asks) = Server::start(Places { socket: Some(agent.path()), ..Places::default() }).unwrap();
         agent.server = Some(server);
         agent.daemon = Some(thread::spawn(move || {
             let mut answered = 0;
             // Ends when all who could ask are gone.
-            while let Ok(Ask::Status(answer)) = asks.0.recv() {
+            while let Ok(Ask::Status(answer)) = asks.asked.recv() {
                 answered += usize::from(answer.send(Ok(Arc::new(Snapshot::default()))).is_ok());
             }
             answered
@@ -98,15 +98,14 @@ fn a_stuck_client_holds_up_nobody() {
 #[test]
 fn a_loop_that_stands_is_told_of() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (asks, receiver) = mpsc::sync_channel(1);
-    let daemon = Daemon { asks, patience: Duration::from_millis(1), looks: Looks::default() };
+    let (daemon, asks) = Daemon::new(1, Duration::from_millis(1)).unwrap();
     // Nobody takes it; then there is no room for another, and no wait either.
     assert!(runtime.block_on(daemon.snapshot()).is_none());
     let slow = Daemon { patience: Duration::from_secs(3600), ..daemon };
     let start = Instant::now();
     assert!(runtime.block_on(slow.snapshot()).is_none());
     assert!(start.elapsed() < Duration::from_secs(60));
-    drop(receiver);
+    drop(asks);
 }
 
 #[test]
@@ -134,13 +133,12 @@ fn a_bad_query_is_one_line_and_no_look() {
 fn all_who_ask_within_a_second_share_a_look() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(async {
-        let (asks, receiver) = mpsc::sync_channel(ASKS);
-        let daemon = Daemon { asks, patience: PATIENCE, looks: Looks::default() };
+        let (daemon, asks) = Daemon::new(ASKS, PATIENCE).unwrap();
         let answered = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&answered);
         tokio::spawn(async move {
             loop {
-                if let Ok(Ask::Flows(answer)) = receiver.try_recv() {
+                if let Ok(Ask::Flows(answer)) = asks.asked.try_recv() {
                     count.fetch_add(1, Ordering::Relaxed);
                     let pipeline = Pipeline::new(exclude::Settings::new(&[], &[], &[]).unwrap(), Vec::new());
                     let open = pipeline.open(Drained::default(), &BTreeMap::new());
