@@ -34,9 +34,9 @@ mod tests {
     #[test]
     fn steps_are_found_once_and_slews_are_not() {
         let mut wall = Wall::new(1_000 * SECOND, 5 * SECOND);
-        // A slew of 500 ppm over a minute, in looks of 50 ms.
-        for look in 1..=1_200 {
-            let elapsed = look * 50_000_000;
+        // A slew of 500 ppm over a minute, in looks of a second.
+        for look in 1..=60 {
+            let elapsed = look * SECOND;
             assert_eq!(wall.step(1_000 * SECOND + elapsed + elapsed / 2_000, 5 * SECOND + elapsed), None);
         }
         let mut wall = Wall::new(1_000 * SECOND, 5 * SECOND);

@@ -1,10 +1,11 @@
 //! Checks and tests, stopping at the first that fails.
+use std::io::{self, Write as _};
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, anyhow, ensure};
 
-use crate::{cargo, need_root, output, package, run, setup, step, target_dir, venv};
+use crate::{announce, cargo, need_root, output, package, run, setup, step, target_dir, venv};
 
 pub(crate) const PACKAGES: [&str; 12] = [
     "iproute2",
@@ -62,15 +63,44 @@ fn run_steps(steps: &mut Steps, unit: bool, filter: Option<&str>) -> Result<()> 
         package::later(LATER, &target_dir().join("checked/flowlogd"), &packages)?;
         package::run(None, Some(&target_dir().join("release/flowlogd")), Some(&packages))
     })?;
-    let mut scenarios = filtered(test(&["--package", "flowlogd-tests"]), filter);
-    if filter.is_none() {
-        scenarios.arg("--");
+    let scenarios = || {
+        let mut scenarios = test(&["--package", "flowlogd-tests"]);
+        scenarios.env("FLOWLOGD_PACKAGES", &packages);
+        scenarios.env("FLOWLOGD_FAULTS_BIN", target_dir().join("checked/flowlogd"));
+        scenarios
+    };
+    if filter.is_some() {
+        let mut some = filtered(scenarios(), filter);
+        some.arg("--test-threads=1");
+        return steps.cargo("integration tests", some);
     }
-    scenarios.env("FLOWLOGD_PACKAGES", packages);
-    scenarios.env("FLOWLOGD_FAULTS_BIN", target_dir().join("checked/flowlogd"));
-    // One at a time: they share the host's CPUs, and counts must not depend on that.
-    scenarios.arg("--test-threads=1");
-    steps.cargo("integration tests", scenarios)
+    let mut build = scenarios();
+    build.arg("--no-run");
+    steps.cargo("integration tests' build", build)?;
+    let (mut waiting, mut busy) = (scenarios(), scenarios());
+    waiting.args(["--test", "scenarios", "--", "--test-threads=1"]).args(WAITING);
+    busy.args(["--", "--test-threads=1"]).args(WAITING.iter().flat_map(|name| ["--skip", name]));
+    steps.run("integration tests", || beside("integration tests that mostly wait", &mut waiting, &mut busy))
+}
+
+/// Scenarios that wait more than they work: for windows, outages, a second try. The others run one at a time beside them,
+/// for they share the host's CPUs.
+const WAITING: [&str; 6] = ["delivery_", "fault_points::", "journal::", "metrics::", "package::", "kill::"];
+
+/// Runs one command while another runs. Its output comes when both have ended.
+fn beside(what: &str, quiet: &mut Command, live: &mut Command) -> Result<()> {
+    let (quietly, lively) = std::thread::scope(|scope| {
+        let quietly = scope.spawn(|| quiet.output());
+        let lively = step("integration tests", live);
+        (quietly.join(), lively)
+    });
+    let quietly = quietly.map_err(|_| anyhow!("{what}: a thread panicked"))?.with_context(|| format!("run {what}"))?;
+    announce(what, quiet);
+    io::stdout().write_all(&quietly.stdout)?;
+    io::stderr().write_all(&quietly.stderr)?;
+    lively?;
+    ensure!(quietly.status.success(), "{what} failed ({})", quietly.status);
+    Ok(())
 }
 
 fn test(args: &[&str]) -> Command {
