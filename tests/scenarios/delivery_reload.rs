@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use flowlogd_tests::agent::Agent;
@@ -9,8 +10,9 @@ use flowlogd_tests::delivery::{self, ConfigFile};
 use flowlogd_tests::netns::{self, Pair};
 use flowlogd_tests::proxy::{Mode, Proxy};
 use flowlogd_tests::steady::Steady;
-use flowlogd_tests::{records, traffic};
+use flowlogd_tests::{records, status, traffic, wait_for};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// More than a window's datagrams of a flow.
@@ -32,8 +34,18 @@ fn one_added_one_removed_one_unchanged() -> Result<()> {
     config.write(&[log("added"), log("kept")])?;
     agent.signal(Signal::SIGHUP)?;
     agent.wait_said("reloaded")?;
+    // It is seen until it has delivered all.
+    let removed = |status: &Value| {
+        let logs = status["flow_logs"].as_array().into_iter().flatten();
+        logs.filter(|log| log["removed"] == true).map(|log| log["waiting"]["windows"].clone()).collect::<Vec<_>>()
+    };
+    let waits = removed(&status::status(&pair.a, &agent)?);
+    ensure!(waits.len() == 1 && waits[0].as_u64() > Some(0), "{waits:?}");
     proxy.set(Mode::Pass)?;
     traffic.wait(2 * WINDOW)?;
+    wait_for("the end of the removed flow log", Duration::from_secs(20), || {
+        Ok(removed(&status::status(&pair.a, &agent)?).is_empty().then_some(()))
+    })?;
     let sent = traffic.stop()?;
     agent.stop()?.expect_nothing_lost()?;
 

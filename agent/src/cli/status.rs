@@ -183,7 +183,7 @@ fn flow_logs(snapshot: &Snapshot, colour: bool) -> String {
         };
         let lag = if waiting.windows == 0 { "-".to_owned() } else { age(waiting.lag_seconds) };
         table.row(vec![
-            it.id.clone(),
+            if it.removed { format!("{} (removed)", it.id) } else { it.id.clone() },
             paint(delivery.state.name(), code, colour),
             it.traffic_type.clone(),
             format!("{} s", it.interval),

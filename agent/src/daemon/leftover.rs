@@ -3,7 +3,9 @@
 #![forbid(unsafe_code)]
 
 use crate::deliver::{self, Delivery, Missed};
+use crate::flow_log::FlowLog;
 use crate::spool::Spool;
+use crate::status::Made;
 use crate::subscription::Subscription;
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,19 +21,22 @@ pub(crate) struct Leftovers {
     missed: Missed,
 }
 
-struct Leftover {
-    delivery: Delivery,
-    spool: Arc<Spool>,
+pub(crate) struct Leftover {
+    pub(crate) log: FlowLog,
+    pub(crate) made: Made,
+    pub(crate) delivery: Delivery,
+    pub(crate) spool: Arc<Spool>,
     directory: PathBuf,
 }
 
 impl Leftovers {
     pub(crate) fn add(&mut self, subscription: Subscription) {
         let (id, directory, spool) = subscription.place();
+        let (log, made) = (subscription.log().clone(), subscription.made());
         let Some(delivery) = subscription.into_delivery() else { return };
         // What waits for its object to be due need not wait any longer.
         delivery.flush();
-        self.here.insert(id, Leftover { delivery, spool, directory });
+        self.here.insert(id, Leftover { log, made, delivery, spool, directory });
     }
 
     /// Stops working on a flow log that is configured again.
@@ -63,6 +68,10 @@ impl Leftovers {
     /// By all that were ever here.
     pub(crate) fn missed(&self) -> Missed {
         self.here.values().map(|leftover| leftover.delivery.missed()).fold(self.missed, Missed::add)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Leftover> {
+        self.here.values()
     }
 
     pub(crate) fn into_deliveries(self) -> impl Iterator<Item = Delivery> {

@@ -9,12 +9,15 @@ use crate::capture::flow::{Buffers, Direction, InterfaceTotals, Total};
 use crate::capture::{Census, DropReport, Hook, interfaces};
 use crate::deliver::{Delivery, Missed};
 use crate::exclude;
+use crate::flow_log;
 use crate::flows::{About, Window};
 use crate::pipeline::Open;
 use crate::select::Named;
 use crate::serve::{Ask, Asks};
+use crate::spool::Spool;
 use crate::status::{
-    Cause, Drains, FlowLog, Host, Interface, Journal, Loss, Position, Side, Snapshot, SumRule, Table, Verdicts, Waiting,
+    Cause, Drains, FlowLog, Host, Interface, Journal, Loss, Made, Position, Side, Snapshot, SumRule, Table, Verdicts,
+    Waiting,
 };
 use crate::subscription::Subscription;
 use std::collections::BTreeMap;
@@ -91,7 +94,7 @@ impl Daemon {
                 last_seconds: self.tally.last_drain.as_secs_f64(),
             },
             sum_rule: self.sum_rule(),
-            flow_logs: self.pipeline.subscriptions.iter().map(flow_log).collect(),
+            flow_logs: self.flow_logs(),
             losses: self.losses(&total, report.as_ref()),
             journal: Journal { errors: self.durable.errors, failing: self.durable.is_failing() },
             clock_steps: self.tally.clock_steps,
@@ -107,6 +110,20 @@ impl Daemon {
             subnet_id: self.host.subnet_id.clone(),
             instance_id: self.host.instance_id.clone(),
         }
+    }
+
+    /// First those that are configured.
+    fn flow_logs(&self) -> Vec<FlowLog> {
+        let configured = self.pipeline.subscriptions.iter().map(|one| {
+            let mut shown = flow_log(one.log(), one.made(), one.spool(), one.delivery());
+            shown.waiting.unspooled_windows = one.waiting();
+            shown
+        });
+        let removed = self.leftovers.iter().map(|it| {
+            let shown = flow_log(&it.log, it.made, &it.spool, Some(&it.delivery));
+            FlowLog { removed: true, ..shown }
+        });
+        configured.chain(removed).collect()
     }
 
     /// One for each name, by index, and what all of them, also those that are gone, have seen.
@@ -217,25 +234,26 @@ fn hook_name(hook: Hook) -> &'static str {
     }
 }
 
-fn flow_log(subscription: &Subscription) -> FlowLog {
-    let log = subscription.log();
-    let segments = subscription.spool().segments();
+/// Of one that is configured, and with no window in memory alone.
+fn flow_log(log: &flow_log::FlowLog, made: Made, spool: &Spool, delivery: Option<&Delivery>) -> FlowLog {
+    let segments = spool.segments();
     let oldest = segments.iter().map(|segment| segment.window.end).min();
     FlowLog {
         id: log.id.clone(),
+        removed: false,
         destination_type: log.destination.kind().to_owned(),
         destination: log.destination.to_string(),
         interval: log.interval,
         traffic_type: log.traffic_type.name().to_owned(),
-        made: subscription.made(),
-        delivery: subscription.delivery().map(Delivery::status).unwrap_or_default(),
+        made,
+        delivery: delivery.map(Delivery::status).unwrap_or_default(),
         waiting: Waiting {
             windows: segments.len() as u64,
             records: segments.iter().map(|segment| segment.records).sum(),
             bytes: segments.iter().map(|segment| segment.bytes).sum(),
             bytes_max: log.spool_bytes_max,
             lag_seconds: oldest.map_or(0, |end| now().saturating_sub(end).max(0).cast_unsigned()),
-            unspooled_windows: subscription.waiting(),
+            unspooled_windows: 0,
         },
     }
 }

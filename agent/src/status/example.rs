@@ -38,6 +38,7 @@ fn interface() -> Interface {
 fn flow_log() -> FlowLog {
     FlowLog {
         id: "fl-0123456789abcdef0".to_owned(),
+        removed: false,
         destination_type: "s3".to_owned(),
         destination: "s3://logs/site".to_owned(),
         interval: 60,

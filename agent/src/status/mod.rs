@@ -158,6 +158,9 @@ pub(crate) struct Window {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FlowLog {
     pub(crate) id: String,
+    /// Configured no longer: what waits is still delivered.
+    #[serde(default)]
+    pub(crate) removed: bool,
     pub(crate) destination_type: String,
     pub(crate) destination: String,
     /// Seconds.
