@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 
 use ipnet::IpNet;
 
@@ -146,7 +146,12 @@ fn log_destination(section: &Section, shape: &str) -> Result<String, ConfigError
 
 fn directory(section: &Section) -> Result<PathBuf, ConfigError> {
     let path = PathBuf::from(log_destination(section, "a path such as /var/lib/flowlogd/records")?);
+    let is_plain = !path.components().any(|part| part == Component::ParentDir);
     match section.place("log-destination") {
+        Place::File { .. } if !is_plain => {
+            // It could lead anywhere, into our own spool too, and be another place once a link in it changes.
+            Err(section.error("log-destination", format_args!("{} has `..` in it; say where it leads", path.display())))
+        }
         _ if path.is_absolute() => Ok(path),
         // As everywhere on a command line.
         Place::Flag(_) => std::path::absolute(&path).map_err(|error| section.error("log-destination", error)),

@@ -213,6 +213,10 @@ fn mistakes_of_a_flow_log() {
         "log-destination-type = \"directory\"\nlog-destination = \"r\"",
         "f.toml:3: key flow-log.log-destination: r is not an absolute path",
     );
+    refused(
+        "log-destination-type = \"directory\"\nlog-destination = \"/r/../s\"",
+        "f.toml:3: key flow-log.log-destination: /r/../s has `..` in it; say where it leads",
+    );
 }
 
 #[test]
