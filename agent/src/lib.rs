@@ -27,6 +27,7 @@ mod privileges;
 mod prove;
 mod record;
 mod register;
+mod replay;
 mod select;
 mod serve;
 mod sink;
