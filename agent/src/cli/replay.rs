@@ -16,9 +16,9 @@ use crate::replay::{self, Report, Unsaid};
 const EXAMPLES: &str = "\
 Examples:
   flowlogd replay capture.pcap
-  flowlogd replay --address 10.0.0.5 --max-aggregation-interval 60 \\
-      --log-format '${start} ${srcaddr} ${dstaddr} ${bytes}' capture.pcapng
-  flowlogd replay --interface-name eth0 --interface-id eth0=eni-0a1b2c3d capture.pcap
+  flowlogd replay capture.pcapng --address 10.0.0.5 --max-aggregation-interval 60 \\
+      --log-format '${start} ${srcaddr} ${dstaddr} ${bytes}'
+  flowlogd replay capture.pcap --interface-name eth0 --interface-id eth0=eni-0a1b2c3d
 
 What the capture says of a packet's direction holds (pcapng, Linux cooked). Else what
 an --address sends is egress and all the rest ingress. All records are ACCEPT: a
@@ -30,8 +30,8 @@ pub(super) struct Args {
     /// pcap or pcapng: Ethernet, raw IP, null/loopback or Linux cooked
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Address of the captured host: what it sends is egress [default: as the capture says; else all is ingress]
-    #[arg(long, value_name = "ADDRESS", num_args = 1..)]
+    /// An address of the captured host, whose packets are egress; may be repeated [default: as the capture says, else all is ingress]
+    #[arg(long, value_name = "ADDRESS")]
     address: Vec<IpAddr>,
     /// Of an interface that the capture does not name
     #[arg(long, value_name = "NAME", default_value = "pcap")]
@@ -49,18 +49,18 @@ pub(super) struct Args {
     /// Region in the shape of AWS's [default: on-prem-1]
     #[arg(long, value_name = "REGION", help_heading = "Records")]
     region: Option<String>,
-    /// Interface id of an interface [default: eni- and 17 hex digits from its name]
-    #[arg(long, value_name = "NAME=ENI", help_heading = "Records", num_args = 1..)]
+    /// Interface id of an interface; may be repeated [default: eni- and 17 hex digits from its name]
+    #[arg(long, value_name = "NAME=ENI", help_heading = "Records")]
     interface_id: Vec<String>,
 
-    /// VPC network: its base + 2 is the Amazon DNS server, which is not logged
-    #[arg(long, value_name = "CIDR", help_heading = "Exclusions", num_args = 1..)]
+    /// VPC network: its base + 2 is the Amazon DNS server, which is not logged; may be repeated
+    #[arg(long, value_name = "CIDR", help_heading = "Exclusions")]
     vpc_cidr: Vec<String>,
-    /// Subnet: its base + 1 is the VPC router, which is not logged
-    #[arg(long, value_name = "CIDR", help_heading = "Exclusions", num_args = 1..)]
+    /// Subnet: its base + 1 is the VPC router, which is not logged; may be repeated
+    #[arg(long, value_name = "CIDR", help_heading = "Exclusions")]
     subnet_cidr: Vec<String>,
-    /// Log what AWS leaves out: an exclusion's name, or `all`
-    #[arg(long, value_name = "NAME", help_heading = "Exclusions", num_args = 1..)]
+    /// Log what AWS leaves out: an exclusion's name, or `all`; may be repeated
+    #[arg(long, value_name = "NAME", help_heading = "Exclusions")]
     log_excluded: Vec<String>,
 }
 
