@@ -4,6 +4,9 @@
 pub mod bench;
 pub mod capture;
 pub mod cli;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 
 mod config;
 mod daemon;
