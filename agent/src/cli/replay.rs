@@ -112,12 +112,12 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         return Err(Failure::Run(format!("{name}: {broken}")));
     }
     let notes = [
-        (unparsable, "are in no record: damaged, or cut before their ports (capture with -s 0)"),
-        (untimed, "are in no record: their kind of block says no time or is obsolete (convert with editcap)"),
-        (joined, "are longer than any link carries, and count as one each: capture with offloads off, or on the wire"),
+        (unparsable, "left out, cut before their ports or damaged (capture with -s 0)"),
+        (untimed, "left out, in blocks without a time or of an obsolete kind (convert with editcap)"),
+        (joined, "longer than any link carries and each counted as one (capture with offloads off, or on the wire)"),
     ];
     for (packets, what) in notes.iter().filter(|(packets, _)| *packets > 0) {
-        eprintln!("flowlogd: {name}: packets: {packets} {what}");
+        eprintln!("flowlogd: {name}: packets {what}: {packets}");
     }
     Ok(())
 }
