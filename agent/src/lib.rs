@@ -4,6 +4,9 @@
 pub mod bench;
 pub mod capture;
 pub mod cli;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 
 mod config;
 mod daemon;
@@ -27,6 +30,7 @@ mod privileges;
 mod prove;
 mod record;
 mod register;
+mod replay;
 mod select;
 mod serve;
 mod sink;

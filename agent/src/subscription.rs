@@ -48,7 +48,7 @@ struct Open {
 
 /// A window but for its flows.
 #[derive(Default)]
-struct Ended {
+pub(crate) struct Ended {
     start: i64,
     end: i64,
     /// Its last slice's.
@@ -230,19 +230,32 @@ impl Subscription {
     }
 
     fn write(&self, ended: &Ended, flows: &[Flow]) -> Result<u64, Option<SpoolError>> {
-        let batch = Batch {
-            account_id: &self.account_id,
-            number: ended.number,
-            start: ended.start,
-            end: ended.end,
-            traffic_type: self.log.traffic_type,
-            flows,
-            statuses: &ended.statuses,
-            interface_ids: &ended.interface_ids,
-        };
+        let batch = ended.batch(&self.account_id, &self.log, flows);
         let records = emit::spool(&self.log, &batch, &self.spool)?;
         self.delivery.iter().for_each(Delivery::wake);
         Ok(records)
+    }
+}
+
+impl Ended {
+    /// A window of one slice.
+    pub(crate) fn with(slice: &Slice, log: &FlowLog) -> Self {
+        let mut open = Open::new(slice.start);
+        open.note(slice, log);
+        open.finish()
+    }
+
+    pub(crate) fn batch<'a>(&'a self, account_id: &'a str, log: &FlowLog, flows: &'a [Flow]) -> Batch<'a> {
+        Batch {
+            account_id,
+            number: self.number,
+            start: self.start,
+            end: self.end,
+            traffic_type: log.traffic_type,
+            flows,
+            statuses: &self.statuses,
+            interface_ids: &self.interface_ids,
+        }
     }
 }
 

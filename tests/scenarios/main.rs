@@ -46,6 +46,7 @@ mod reject_nested;
 mod reject_offload;
 mod reject_programs;
 mod reject_rate;
+mod replay;
 mod restart;
 mod service;
 mod service_manager;

@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything a developer or CI does with this repository.
 mod bench;
+mod fuzz;
 mod package;
 mod picture;
 mod run;
@@ -108,6 +109,18 @@ enum Task {
         #[arg(last = true, value_name = "ARGS")]
         args: Vec<OsString>,
     },
+    /// Fuzz what reads data from outside: configuration, captures, journals, answers
+    ///
+    /// One target after another, or TARGET alone, for SECONDS each. Needs a C++ compiler. What breaks is left in
+    /// fuzz/artifacts; new inputs are in target/fuzz. `cargo xtask test` runs the corpus and no fuzzer.
+    #[command(after_help = "Examples:\n  cargo xtask fuzz\n  cargo xtask fuzz pcap -- 600")]
+    Fuzz {
+        /// By its file in fuzz/fuzz_targets
+        target: Option<String>,
+        /// How long [default: 60]
+        #[arg(last = true, value_name = "SECONDS")]
+        seconds: Option<OsString>,
+    },
     /// Hours of an agent's life in minutes, as root: is every packet counted, does anything grow?
     ///
     /// ARGS: how many minutes.
@@ -130,6 +143,7 @@ fn main() -> ExitCode {
         Task::Picture => picture::draw(),
         Task::Bench { peers, args } => bench::run(peers, &args),
         Task::Soak { args } => soak::run(&args),
+        Task::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds.as_ref()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -46,7 +46,7 @@ fn run_steps(steps: &mut Steps, unit: bool, filter: Option<&str>) -> Result<()> 
     steps.cargo("format", cargo(["fmt", "--all", "--check"]))?;
     // Their binaries are for BPF only; agent-ebpf's library is linted as the agent's dependency.
     let mut clippy = cargo(["clippy", "--profile", "checked", "--workspace", "--all-targets"]);
-    clippy.args(["--exclude", "agent-ebpf", "--exclude", "flowlogd-tests-ebpf"]);
+    clippy.args(["--exclude", "agent-ebpf", "--exclude", "flowlogd-tests-ebpf", "--exclude", "flowlogd-fuzz"]);
     clippy.args(["--", "-D", "warnings"]);
     steps.cargo("clippy", clippy)?;
     deny(steps)?;

@@ -9,6 +9,7 @@ mod journald;
 mod list;
 pub mod log;
 mod prove;
+mod replay;
 mod run;
 mod spool;
 mod status;
@@ -31,6 +32,7 @@ Examples:
   flowlogd top 10.0.0.0/8 port 443
   flowlogd prove --for 60s
   flowlogd list --json
+  flowlogd replay capture.pcap
   flowlogd doctor
   flowlogd detach
 
@@ -59,6 +61,8 @@ enum Command {
     Top(top::Args),
     /// Compare what the running agent counts with other counters, live; exit code 1 if anything differs
     Prove(prove::Args),
+    /// Write the records of a capture file, as the agent would have written them
+    Replay(replay::Args),
     /// List the configured flow logs and how their delivery goes
     List(list::Args),
     /// Remove what a killed agent left counting in the kernel; its counters are lost
@@ -134,6 +138,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Prove(args) => prove::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::List(args) => list::run(&args),
         Command::Detach(args) => detach::run(&args),
         Command::Spool(args) => spool::run(&args),

@@ -178,7 +178,7 @@ impl Args {
             ("flow-log.profile", "--profile", text(&self.profile)),
             ("host.account-id", "--account-id", text(&self.account_id)),
             ("host.region", "--region", text(&self.region)),
-            ("host.interface-ids", "--interface-id", self.interface_ids()?),
+            ("host.interface-ids", "--interface-id", interface_ids(&self.interface_id)?),
             ("host.vpc-cidrs", "--vpc-cidr", list(&self.vpc_cidr)),
             ("host.subnet-cidrs", "--subnet-cidr", list(&self.subnet_cidr)),
             ("exclusions.log-excluded", "--log-excluded", list(&self.log_excluded)),
@@ -190,18 +190,6 @@ impl Args {
             }
         }
         Ok(tables)
-    }
-
-    fn interface_ids(&self) -> Result<Option<Value>, Failure> {
-        let mut ids = toml::Table::new();
-        for pair in &self.interface_id {
-            let refuse = |why: &str| Failure::Usage(format!("invalid value '{pair}' for '--interface-id': {why}"));
-            let (name, id) = pair.split_once('=').ok_or_else(|| refuse("expected NAME=eni- and 8 or 17 hex digits"))?;
-            if let Some(Value::String(first)) = ids.insert(name.to_owned(), Value::String(id.to_owned())) {
-                return Err(refuse(&format!("the interface has the id {first} already")));
-            }
-        }
-        Ok((!ids.is_empty()).then_some(Value::Table(ids)))
     }
 
     fn config(&self, tables: &Tables, surroundings: &Surroundings) -> Result<Config, Failure> {
@@ -218,6 +206,19 @@ impl Args {
         agent.overflow_slots = self.overflow_slots.or(agent.overflow_slots);
         Ok(config)
     }
+}
+
+/// NAME=ENI as the table of a file.
+pub(super) fn interface_ids(pairs: &[String]) -> Result<Option<Value>, Failure> {
+    let mut ids = toml::Table::new();
+    for pair in pairs {
+        let refuse = |why: &str| Failure::Usage(format!("invalid value '{pair}' for '--interface-id': {why}"));
+        let (name, id) = pair.split_once('=').ok_or_else(|| refuse("expected NAME=eni- and 8 or 17 hex digits"))?;
+        if let Some(Value::String(first)) = ids.insert(name.to_owned(), Value::String(id.to_owned())) {
+            return Err(refuse(&format!("the interface has the id {first} already")));
+        }
+    }
+    Ok((!ids.is_empty()).then_some(Value::Table(ids)))
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {

@@ -53,6 +53,11 @@ impl Host {
         self.interface_id_of(name, mac)
     }
 
+    /// The same, whatever interfaces are here.
+    pub(crate) fn made_up_id(&self, name: &str) -> String {
+        self.interface_id_of(name, None)
+    }
+
     /// An address that EC2 may give an id to and that we have none for.
     pub(crate) fn unknown_mac(&self, name: &str) -> Option<Mac> {
         let is_known = |mac: &Mac| self.imds.as_ref().is_some_and(|imds| imds.interfaces.contains_key(mac));

@@ -289,6 +289,15 @@ pub(crate) fn load(path: &Path) -> Result<Config, ConfigError> {
     tables.build(&Surroundings::read(&tables.state_directory()))
 }
 
+/// A file that is read on a host without a name, off AWS.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn of_text(text: &str) -> Result<Config, ConfigError> {
+    let path = Path::new("flowlogd.toml");
+    let mut tables = Tables::empty(path);
+    file::parse(&mut tables, path, text, true)?;
+    tables.build(&Surroundings::default())
+}
+
 /// Where records go, without how: two flow logs of one resource must differ in it.
 fn place_of(destination: &Destination) -> (&'static str, String) {
     let of = |endpoint: &Endpoint| endpoint.url.clone().unwrap_or_else(|| endpoint.region.clone());

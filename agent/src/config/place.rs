@@ -34,12 +34,21 @@ impl Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Self::File { path, line: 0, .. } => write!(f, "{}", path.display()),
-            Self::File { path, line, key } if key.is_empty() => write!(f, "{}:{line}", path.display()),
-            Self::File { path, line, key } => write!(f, "{}:{line}: key {key}", path.display()),
+            Self::File { path, line: 0, .. } => f.write_str(&plain(path.display())),
+            Self::File { path, line, key } if key.is_empty() => write!(f, "{}:{line}", plain(path.display())),
+            Self::File { path, line, key } => write!(f, "{}:{line}: key {}", plain(path.display()), plain(key)),
             Self::Flag(flag) => write!(f, "'{flag}'"),
         }
     }
+}
+
+/// On one line: a name between quotes may hold anything.
+fn plain(text: impl fmt::Display) -> String {
+    let mut plain = String::new();
+    for letter in text.to_string().chars() {
+        if letter.is_control() { plain.extend(letter.escape_default()) } else { plain.push(letter) }
+    }
+    plain
 }
 
 /// One line: where, what is wrong, what is allowed.
@@ -54,6 +63,6 @@ impl ConfigError {
     pub(super) fn new(place: Place, what: impl fmt::Display) -> Self {
         // What the parser or the system says may have several lines.
         let what = what.to_string().lines().map(str::trim).collect::<Vec<_>>().join("; ");
-        Self { place, what }
+        Self { place, what: plain(what) }
     }
 }

@@ -44,6 +44,17 @@ fn refused(lines: &str, error: &str) {
     assert_eq!(log(lines).map(|log| log.id), Err(error.to_owned()), "{lines}");
 }
 
+/// What a fuzzer found: names between quotes may hold newlines.
+#[test]
+fn a_refusal_is_one_line() {
+    for (text, want) in [
+        ("[[flow-log]]\n\"a\\nb\" = 1\n", "f.toml:2: key flow-log.a\\nb: is not known; did you mean tags?"),
+        ("\"host\\r\" = 1\n", "f.toml:1: key host\\r: is not known; did you mean host?"),
+    ] {
+        assert_eq!(parse(text).unwrap_err().to_string(), want);
+    }
+}
+
 #[test]
 fn defaults() {
     let config = parse(STDOUT).unwrap();

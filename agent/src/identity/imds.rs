@@ -158,9 +158,7 @@ impl Service {
 
     async fn document(&self) -> Result<Document, ProbeError> {
         let path = "/latest/dynamic/instance-identity/document";
-        let text = self.need(path).await?;
-        serde_json::from_str(&text)
-            .map_err(|error| ProbeError::Answer { path: path.to_owned(), why: error.to_string() })
+        document(path, &self.need(path).await?)
     }
 
     async fn rest(&self, document: Document) -> Result<Imds, ProbeError> {
@@ -193,14 +191,31 @@ impl Service {
         })
     }
 
-    /// One a line; without any the path is not there.
+    /// Without any the path is not there.
     async fn networks(&self, path: &str) -> Result<Vec<IpNet>, ProbeError> {
-        let text = self.get(path).await?.unwrap_or_default();
-        let parse = |line: &str| {
-            line.parse()
-                .map_err(|_| ProbeError::Answer { path: path.to_owned(), why: format!("{line:?} is no network") })
-        };
-        text.split_whitespace().map(parse).collect()
+        networks(path, &self.get(path).await?.unwrap_or_default())
+    }
+}
+
+fn document(path: &str, text: &str) -> Result<Document, ProbeError> {
+    serde_json::from_str(text).map_err(|error| ProbeError::Answer { path: path.to_owned(), why: error.to_string() })
+}
+
+/// One a line.
+fn networks(path: &str, text: &str) -> Result<Vec<IpNet>, ProbeError> {
+    let parse = |line: &str| {
+        line.parse().map_err(|_| ProbeError::Answer { path: path.to_owned(), why: format!("{line:?} is no network") })
+    };
+    text.split_whitespace().map(parse).collect()
+}
+
+/// A fuzzer's way in: see [`crate::fuzzing`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(text: &str) {
+    let said = [document("", text).err(), networks("", text).err()];
+    assert!(said.iter().flatten().all(|error| !error.to_string().contains(['\n', '\r'])), "{said:?}");
+    if let Some(mac) = mac::parse(text) {
+        assert_eq!(String::from(mac), text.to_ascii_lowercase());
     }
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::imds::Imds;
 use crate::disk;
 
-const FILE: &str = "instance.json";
+pub(crate) const FILE: &str = "instance.json";
 
 #[derive(Serialize, Deserialize)]
 struct Kept {

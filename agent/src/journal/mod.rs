@@ -10,6 +10,8 @@
 #![forbid(unsafe_code)]
 
 pub(crate) mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod recover;
 mod scan;
 mod tail;

@@ -21,6 +21,8 @@ mod stdout;
 mod test_server;
 mod walk;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use aws::judge_credentials;
 pub(crate) use aws::probe;
 pub(crate) use cloudwatch::CloudWatch;
 pub(crate) use dead_letter::DEAD_LETTERS;

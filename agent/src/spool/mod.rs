@@ -9,6 +9,8 @@
 #![forbid(unsafe_code)]
 
 mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod reader;
 mod recover;
 #[cfg(test)]

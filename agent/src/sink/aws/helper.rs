@@ -148,6 +148,12 @@ async fn answer(child: &mut Child) -> io::Result<(ExitStatus, Vec<u8>)> {
     Ok((child.wait().await?, answer))
 }
 
+/// What is said of an answer that is none.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn judge(answer: &[u8]) -> Result<(), String> {
+    parse(answer).map(drop).map_err(|error| error.to_string())
+}
+
 /// The parser's own errors would quote what they choke on.
 fn parse(answer: &[u8]) -> Result<Credentials, HelperError> {
     let answer: Answer = serde_json::from_slice(answer).map_err(|_| HelperError::Rubbish)?;

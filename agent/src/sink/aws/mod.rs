@@ -9,6 +9,9 @@ mod helper;
 mod http;
 pub(crate) mod probe;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use helper::judge as judge_credentials;
+
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
