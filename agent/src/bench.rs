@@ -19,14 +19,16 @@ pub use look::{LookCost, look};
 use crate::capture::flow::Drained;
 use crate::emit;
 use crate::encode;
-use crate::flow_log::{CloudWatchLogs, Destination, Endpoint, Firehose, FlowLog, Framing, Layout, S3, TrafficType};
+use crate::flow_log::{
+    CloudWatchLogs, Destination, Endpoint, FileFormat, Firehose, FlowLog, Framing, Layout, S3, TrafficType,
+};
 use crate::format::Format;
 use crate::identity::{self, Identity};
 use crate::journal::format::{self, Entry};
 use crate::journal::{Frame, Journal};
 use crate::record::Batch;
 use crate::select::Selection;
-use crate::sink::{Delivered, Directory, Names, Objects, Outcome, Store};
+use crate::sink::{Delivered, Directory, Names, Objects, Outcome, Shape, Store};
 use crate::spool::{Deflate, Segment, Spool};
 use crate::window::{Closed, Windows};
 
@@ -85,6 +87,8 @@ fn for_each_block(window: &Window, out: &mut Vec<u8>, mut take: impl FnMut(&[u8]
 #[derive(Clone, Copy, Debug)]
 pub enum Service {
     S3,
+    /// With objects in Parquet.
+    S3Parquet,
     CloudWatchLogs,
     Firehose,
 }
@@ -128,11 +132,12 @@ fn flow_log(service: Service, url: Option<&str>) -> FlowLog {
     let region = "us-east-1".to_owned();
     let endpoint = Endpoint { region, url: url.map(str::to_owned), path_style: true, profile: None };
     let name = "bench".to_owned();
+    let file_format = if matches!(service, Service::S3Parquet) { FileFormat::Parquet } else { FileFormat::PlainText };
     let destination = match service {
-        Service::S3 => Destination::S3(S3 {
+        Service::S3 | Service::S3Parquet => Destination::S3(S3 {
             bucket: name,
             folder: String::new(),
-            layout: Layout { object_interval: 300, ..Layout::default() },
+            layout: Layout { object_interval: 300, file_format, ..Layout::default() },
             kms_key: None,
             bucket_owner_full_control: false,
             endpoint,
@@ -195,7 +200,8 @@ pub fn objects(root: &Path, target: &Path) -> anyhow::Result<ObjectsCost> {
     let store = Store::Directory(Directory::create(target.to_owned(), &names)?);
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let start = Instant::now();
-    let mut objects = Objects::open(Arc::clone(&spool), names, &log.format.header(), 300, store)?;
+    let mut objects =
+        Objects::open(Arc::clone(&spool), names, Shape::new(FileFormat::PlainText, &log.format), 300, store)?;
     while let Some(outcome) = runtime.block_on(objects.deliver(0, true)) {
         ensure!(outcome == Outcome::Done, "{outcome:?}");
     }

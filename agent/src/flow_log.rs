@@ -50,13 +50,24 @@ pub(crate) enum Destination {
     Firehose(Firehose),
 }
 
-/// How objects are named and how long one is collected for.
+/// What objects are, how they are named and how long one is collected for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Layout {
+    #[serde(default)]
+    pub(crate) file_format: FileFormat,
     pub(crate) hive_compatible_partitions: bool,
     pub(crate) per_hour_partition: bool,
     /// Seconds, 300 times a divisor of 12, so that no object spans two hours; 0: an object for each window.
     pub(crate) object_interval: u32,
+}
+
+/// AWS's `FileFormat`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum FileFormat {
+    /// Lines, in gzip.
+    #[default]
+    PlainText,
+    Parquet,
 }
 
 /// How much is kept of a directory's objects: what is older or too much goes, oldest first.
@@ -69,6 +80,24 @@ pub(crate) struct Retention {
 
 /// AWS names objects after multiples of five minutes.
 const SLOT_SECONDS: u32 = 300;
+
+impl FileFormat {
+    /// As AWS spells it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::PlainText => "plain-text",
+            Self::Parquet => "parquet",
+        }
+    }
+
+    /// What the names of objects end with.
+    pub(crate) fn suffix(self) -> &'static str {
+        match self {
+            Self::PlainText => ".log.gz",
+            Self::Parquet => ".log.parquet",
+        }
+    }
+}
 
 impl Layout {
     /// Seconds of `end` that one object's name stands for.

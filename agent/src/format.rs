@@ -94,7 +94,8 @@ impl Format {
         self.names().collect::<Vec<_>>().join(" ")
     }
 
-    fn names(&self) -> impl Iterator<Item = &'static str> {
+    /// AWS's.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
         self.0.iter().map(|field| FIELDS.iter().find(|(_, known)| known == field).map_or("-", |(name, _)| name))
     }
 }

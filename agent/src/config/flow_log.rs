@@ -12,7 +12,7 @@ use super::place::{ConfigError, Place};
 use super::section::Section;
 use super::{Host, Surroundings, id};
 use crate::flow_log::{
-    CloudWatchLogs, Destination, Endpoint, Firehose, FlowLog, Framing, Layout, Retention, S3, TrafficType,
+    CloudWatchLogs, Destination, Endpoint, FileFormat, Firehose, FlowLog, Framing, Layout, Retention, S3, TrafficType,
 };
 use crate::format::Format;
 use crate::identity::STAND_IN_REGION;
@@ -157,11 +157,8 @@ fn directory(section: &Section) -> Result<PathBuf, ConfigError> {
 }
 
 fn layout(section: &Section, default: u32) -> Result<Layout, ConfigError> {
-    let file_format = [("plain-text", true), ("parquet", false)];
-    if section.choice("destination-options.file-format", &file_format)? == Some(false) {
-        let why = "parquet is not written by this version; allowed: plain-text";
-        return Err(section.error("destination-options.file-format", why));
-    }
+    let file_formats = [FileFormat::PlainText, FileFormat::Parquet].map(|it| (it.name(), it));
+    let file_format = section.choice("destination-options.file-format", &file_formats)?.unwrap_or_default();
     let key = "object-interval";
     let interval = section.number(key)?.unwrap_or(default.into());
     let Some(interval) = OBJECT_INTERVALS.into_iter().find(|known| i64::from(*known) == interval) else {
@@ -170,6 +167,7 @@ fn layout(section: &Section, default: u32) -> Result<Layout, ConfigError> {
         return Err(section.error(key, why));
     };
     Ok(Layout {
+        file_format,
         hive_compatible_partitions: section.flag("destination-options.hive-compatible-partitions")?,
         per_hour_partition: section.flag("destination-options.per-hour-partition")?,
         object_interval: interval,

@@ -4,7 +4,7 @@
 
 use super::Host;
 use super::describe::without_password;
-use crate::flow_log::{Destination, Endpoint, FlowLog, Framing, Layout};
+use crate::flow_log::{Destination, Endpoint, FileFormat, FlowLog, Framing, Layout};
 use crate::identity;
 
 pub(super) fn of(log: &FlowLog, host: &Host) -> String {
@@ -58,12 +58,17 @@ fn destination(destination: &Destination) -> Vec<String> {
     }
 }
 
-fn layout(layout: Layout) -> [String; 3] {
-    [
+fn layout(layout: Layout) -> Vec<String> {
+    let mut parts = vec![
         format!("hive-compatible-partitions={}", layout.hive_compatible_partitions),
         format!("per-hour-partition={}", layout.per_hour_partition),
         format!("object-interval={}", layout.object_interval),
-    ]
+    ];
+    // Text has never been named.
+    if layout.file_format == FileFormat::Parquet {
+        parts.push("file-format=parquet".to_owned());
+    }
+    parts
 }
 
 fn endpoint(endpoint: &Endpoint) -> Vec<String> {

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod aws;
+mod body;
 mod cloudwatch;
 mod dead_letter;
 mod directory;
@@ -13,6 +14,7 @@ mod key;
 mod member;
 mod objects;
 mod outcome;
+mod parquet;
 mod print;
 mod retention;
 mod s3;
@@ -22,6 +24,7 @@ mod test_server;
 mod walk;
 
 pub(crate) use aws::probe;
+pub(crate) use body::Shape;
 pub(crate) use cloudwatch::CloudWatch;
 pub(crate) use dead_letter::DEAD_LETTERS;
 pub(crate) use directory::Directory;
@@ -32,6 +35,8 @@ pub(crate) use outcome::{Fault, Outcome};
 pub(crate) use print::Print;
 pub(crate) use s3::S3;
 pub(crate) use stdout::Stdout;
+
+use ::parquet::errors::ParquetError;
 
 use crate::spool::SpoolError;
 
@@ -46,7 +51,7 @@ pub(crate) struct Delivered {
     pub(crate) bytes: u64,
     /// The same, not compressed.
     pub(crate) text_bytes: u64,
-    /// Records that the destination will never take.
+    /// Records that the destination will never take, or that were no records of its format.
     pub(crate) dead_letters: u64,
 }
 
@@ -63,5 +68,12 @@ pub(crate) enum Step {
 impl From<SpoolError> for Outcome {
     fn from(error: SpoolError) -> Self {
         Self::Retry(Fault::new("spool", error.to_string()))
+    }
+}
+
+/// Nothing that we know makes one.
+impl From<ParquetError> for Outcome {
+    fn from(error: ParquetError) -> Self {
+        Self::Retry(Fault::new("parquet", error.to_string()))
     }
 }
