@@ -20,13 +20,13 @@ use crate::capture::flow::Drained;
 use crate::emit;
 use crate::encode;
 use crate::flow_log::{
-    CloudWatchLogs, Destination, Endpoint, FileFormat, Firehose, FlowLog, Framing, Layout, S3, TrafficType,
+    CloudWatchLogs, Destination, Endpoint, Fields, FileFormat, Firehose, FlowLog, Framing, Layout, S3, TrafficType,
 };
 use crate::format::Format;
 use crate::identity::{self, Identity};
 use crate::journal::format::{self, Entry};
 use crate::journal::{Frame, Journal};
-use crate::record::Batch;
+use crate::record::{Batch, Host, Interface};
 use crate::select::Selection;
 use crate::sink::{Delivered, Directory, Names, Objects, Outcome, Shape, Store};
 use crate::spool::{Deflate, Segment, Spool};
@@ -35,7 +35,8 @@ use crate::window::{Closed, Windows};
 /// A closed window, and what an agent knows by then.
 pub struct Window {
     closed: Closed,
-    interface_ids: BTreeMap<u32, String>,
+    host: Host,
+    interfaces: BTreeMap<u32, Interface>,
 }
 
 /// Merges a drain's batches as the end of a window does.
@@ -44,9 +45,13 @@ pub fn close_window(drained: Drained, start: i64, end: i64) -> Window {
     let mut windows = Windows::default();
     windows.absorb(drained);
     let closed = windows.close(start, end);
-    let interfaces = closed.totals.iter().map(|totals| totals.ifindex);
-    let interface_ids = interfaces.map(|index| (index, identity::interface_id("bench", &index.to_string()))).collect();
-    Window { closed, interface_ids }
+    let interface = |index: u32| {
+        let (id, name) = (identity::interface_id("bench", &index.to_string()), format!("eth{index}"));
+        (index, Interface { id, name, ..Interface::default() })
+    };
+    let interfaces = closed.totals.iter().map(|totals| interface(totals.ifindex)).collect();
+    let host = Host { account_id: identity::STAND_IN_ACCOUNT_ID.to_owned(), ..Host::default() };
+    Window { closed, host, interfaces }
 }
 
 impl Window {
@@ -57,9 +62,8 @@ impl Window {
 
     fn batch(&self, number: u64) -> Batch<'_> {
         let Closed { start, end, ref flows, .. } = self.closed;
-        let account_id = identity::STAND_IN_ACCOUNT_ID;
-        let (traffic_type, interface_ids) = (TrafficType::All, &self.interface_ids);
-        Batch { account_id, number, start, end, traffic_type, flows, statuses: &[], interface_ids }
+        let (host, interfaces, traffic_type) = (&self.host, &self.interfaces, TrafficType::All);
+        Batch { host, number, start, end, traffic_type, flows, statuses: &[], interfaces }
     }
 }
 
@@ -155,6 +159,7 @@ fn flow_log(service: Service, url: Option<&str>) -> FlowLog {
         format: Format::default(),
         destination,
         tags: BTreeMap::new(),
+        fields: Fields::default(),
         spool_bytes_max: 0,
     }
 }

@@ -23,7 +23,29 @@ pub(crate) struct FlowLog {
     pub(crate) format: Format,
     pub(crate) destination: Destination,
     pub(crate) tags: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(crate) fields: Fields,
     pub(crate) spool_bytes_max: u64,
+}
+
+/// What fields hold, where a flow log may choose.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Fields {
+    pub(crate) rewriting: Rewriting,
+    /// Labels of the host for `instance-tag` and `instance-tag-2`; at most two.
+    pub(crate) instance_tags: Vec<String>,
+    /// Labels of the interface for `interface-tag` and `interface-tag-2`; at most two.
+    pub(crate) interface_tags: Vec<String>,
+}
+
+/// What `srcaddr` and `dstaddr` say of the interface's own end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Rewriting {
+    /// What is in the packet.
+    #[default]
+    None,
+    /// The interface's primary IPv4 address, also of what is only forwarded.
+    Aws,
 }
 
 /// AWS's `--traffic-type`.

@@ -12,7 +12,8 @@ use super::place::{ConfigError, Place};
 use super::section::Section;
 use super::{Host, Surroundings, id};
 use crate::flow_log::{
-    CloudWatchLogs, Destination, Endpoint, FileFormat, Firehose, FlowLog, Framing, Layout, Retention, S3, TrafficType,
+    CloudWatchLogs, Destination, Endpoint, Fields, FileFormat, Firehose, FlowLog, Framing, Layout, Retention,
+    Rewriting, S3, TrafficType,
 };
 use crate::format::Format;
 use crate::identity::STAND_IN_REGION;
@@ -48,6 +49,7 @@ pub(super) fn build(section: &Section, context: &Context) -> Result<FlowLog, Con
         format: format(section)?,
         destination: destination(section, kind, context)?,
         tags: tags(section, kind)?,
+        fields: fields(section)?,
         spool_bytes_max: context.spool_bytes_max,
     };
     log.id = id::of(&log, context.host);
@@ -119,6 +121,25 @@ fn interval(section: &Section) -> Result<u32, ConfigError> {
 fn format(section: &Section) -> Result<Format, ConfigError> {
     let Some(text) = section.text("log-format")? else { return Ok(Format::default()) };
     Format::parse(&text).map_err(|error| section.error("log-format", error))
+}
+
+fn fields(section: &Section) -> Result<Fields, ConfigError> {
+    let rewriting = section.choice("address-rewriting", &[("none", Rewriting::None), ("aws", Rewriting::Aws)])?;
+    Ok(Fields {
+        rewriting: rewriting.unwrap_or_default(),
+        instance_tags: tag_keys(section, "tag-field-specifications.instance")?,
+        interface_tags: tag_keys(section, "tag-field-specifications.network-interface")?,
+    })
+}
+
+/// AWS's rules: one or two keys of tags.
+fn tag_keys(section: &Section, key: &str) -> Result<Vec<String>, ConfigError> {
+    let keys = section.list(key)?;
+    let good = |key: &String| (1..=128).contains(&key.chars().count());
+    if section.has(key) && !(matches!(keys.len(), 1 | 2) && keys.iter().all(good)) {
+        return Err(section.error(key, "must be one or two keys of 1 to 128 characters"));
+    }
+    Ok(keys)
 }
 
 fn destination(section: &Section, kind: Kind, context: &Context) -> Result<Destination, ConfigError> {

@@ -71,7 +71,7 @@ impl Table {
     fn with(format: &Format, row_group_bytes: usize) -> Result<Self> {
         let (properties, schema) = (Properties::new()?, column::schema(format)?);
         let file = SerializedFileWriter::new(Vec::new(), TypePtr::from(schema), Arc::clone(&properties.plain))?;
-        Ok(Self { file, rows: Rows::new(format.fields()), row_group_bytes, properties })
+        Ok(Self { file, rows: Rows::new(format), row_group_bytes, properties })
     }
 
     /// Lines with their newlines. The number of those that are rows: a line that is not of the format is left out.

@@ -4,11 +4,10 @@
 
 use bytes::Bytes;
 
-use super::column::Kind;
-use crate::format::Field;
+use crate::format::{Format, Type};
 
 pub(super) struct Rows {
-    kinds: Vec<Kind>,
+    kinds: Vec<Type>,
     /// A byte after each value.
     text: Vec<u8>,
     /// Of every value, row by row.
@@ -17,14 +16,14 @@ pub(super) struct Rows {
 
 /// No more come.
 pub(super) struct Done {
-    kinds: Vec<Kind>,
+    kinds: Vec<Type>,
     text: Bytes,
     ends: Vec<u32>,
 }
 
 impl Rows {
-    pub(super) fn new(fields: &[Field]) -> Self {
-        Self { kinds: fields.iter().copied().map(Kind::of).collect(), text: Vec::new(), ends: Vec::new() }
+    pub(super) fn new(format: &Format) -> Self {
+        Self { kinds: format.fields().iter().map(|field| field.kind).collect(), text: Vec::new(), ends: Vec::new() }
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -42,7 +41,7 @@ impl Rows {
             end += value.len();
             self.ends.push(end as u32);
             end += 1;
-            kinds.next().is_some_and(|kind| kind.holds(value))
+            kinds.next().is_some_and(|kind| holds(*kind, value))
         });
         let is_row = is_row && kinds.next().is_none();
         if !is_row {
@@ -74,13 +73,11 @@ impl Done {
     }
 }
 
-impl Kind {
-    fn holds(self, value: &[u8]) -> bool {
-        match self {
-            Self::Int32 => value == b"-" || number::<i32>(value).is_some(),
-            Self::Int64 => value == b"-" || number::<i64>(value).is_some(),
-            Self::Text => !value.is_empty() && str::from_utf8(value).is_ok(),
-        }
+fn holds(kind: Type, value: &[u8]) -> bool {
+    match kind {
+        Type::Int32 => value == b"-" || number::<i32>(value).is_some(),
+        Type::Int64 => value == b"-" || number::<i64>(value).is_some(),
+        Type::Text => !value.is_empty() && str::from_utf8(value).is_ok(),
     }
 }
 
