@@ -19,21 +19,24 @@ pub use look::{LookCost, look};
 use crate::capture::flow::Drained;
 use crate::emit;
 use crate::encode;
-use crate::flow_log::{CloudWatchLogs, Destination, Endpoint, Firehose, FlowLog, Framing, Layout, S3, TrafficType};
+use crate::flow_log::{
+    CloudWatchLogs, Destination, Endpoint, Fields, FileFormat, Firehose, FlowLog, Framing, Layout, S3, TrafficType,
+};
 use crate::format::Format;
 use crate::identity::{self, Identity};
 use crate::journal::format::{self, Entry};
 use crate::journal::{Frame, Journal};
-use crate::record::Batch;
+use crate::record::{Batch, Host, Interface};
 use crate::select::Selection;
-use crate::sink::{Delivered, Directory, Names, Objects, Outcome, Store};
+use crate::sink::{Delivered, Directory, Names, Objects, Outcome, Shape, Store};
 use crate::spool::{Deflate, Segment, Spool};
 use crate::window::{Closed, Windows};
 
 /// A closed window, and what an agent knows by then.
 pub struct Window {
     closed: Closed,
-    interface_ids: BTreeMap<u32, String>,
+    host: Host,
+    interfaces: BTreeMap<u32, Interface>,
 }
 
 /// Merges a drain's batches as the end of a window does.
@@ -42,9 +45,13 @@ pub fn close_window(drained: Drained, start: i64, end: i64) -> Window {
     let mut windows = Windows::default();
     windows.absorb(drained);
     let closed = windows.close(start, end);
-    let interfaces = closed.totals.iter().map(|totals| totals.ifindex);
-    let interface_ids = interfaces.map(|index| (index, identity::interface_id("bench", &index.to_string()))).collect();
-    Window { closed, interface_ids }
+    let interface = |index: u32| {
+        let (id, name) = (identity::interface_id("bench", &index.to_string()), format!("eth{index}"));
+        (index, Interface { id, name, ..Interface::default() })
+    };
+    let interfaces = closed.totals.iter().map(|totals| interface(totals.ifindex)).collect();
+    let host = Host { account_id: identity::STAND_IN_ACCOUNT_ID.to_owned(), ..Host::default() };
+    Window { closed, host, interfaces }
 }
 
 impl Window {
@@ -55,9 +62,8 @@ impl Window {
 
     fn batch(&self, number: u64) -> Batch<'_> {
         let Closed { start, end, ref flows, .. } = self.closed;
-        let account_id = identity::STAND_IN_ACCOUNT_ID;
-        let (traffic_type, interface_ids) = (TrafficType::All, &self.interface_ids);
-        Batch { account_id, number, start, end, traffic_type, flows, statuses: &[], interface_ids }
+        let (host, interfaces, traffic_type) = (&self.host, &self.interfaces, TrafficType::All);
+        Batch { host, number, start, end, traffic_type, flows, statuses: &[], interfaces }
     }
 }
 
@@ -85,6 +91,8 @@ fn for_each_block(window: &Window, out: &mut Vec<u8>, mut take: impl FnMut(&[u8]
 #[derive(Clone, Copy, Debug)]
 pub enum Service {
     S3,
+    /// With objects in Parquet.
+    S3Parquet,
     CloudWatchLogs,
     Firehose,
 }
@@ -128,11 +136,12 @@ fn flow_log(service: Service, url: Option<&str>) -> FlowLog {
     let region = "us-east-1".to_owned();
     let endpoint = Endpoint { region, url: url.map(str::to_owned), path_style: true, profile: None };
     let name = "bench".to_owned();
+    let file_format = if matches!(service, Service::S3Parquet) { FileFormat::Parquet } else { FileFormat::PlainText };
     let destination = match service {
-        Service::S3 => Destination::S3(S3 {
+        Service::S3 | Service::S3Parquet => Destination::S3(S3 {
             bucket: name,
             folder: String::new(),
-            layout: Layout { object_interval: 300, ..Layout::default() },
+            layout: Layout { object_interval: 300, file_format, ..Layout::default() },
             kms_key: None,
             bucket_owner_full_control: false,
             endpoint,
@@ -150,6 +159,7 @@ fn flow_log(service: Service, url: Option<&str>) -> FlowLog {
         format: Format::default(),
         destination,
         tags: BTreeMap::new(),
+        fields: Fields::default(),
         spool_bytes_max: 0,
     }
 }
@@ -195,7 +205,8 @@ pub fn objects(root: &Path, target: &Path) -> anyhow::Result<ObjectsCost> {
     let store = Store::Directory(Directory::create(target.to_owned(), &names)?);
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let start = Instant::now();
-    let mut objects = Objects::open(Arc::clone(&spool), names, &log.format.header(), 300, store)?;
+    let mut objects =
+        Objects::open(Arc::clone(&spool), names, Shape::new(FileFormat::PlainText, &log.format), 300, store)?;
     while let Some(outcome) = runtime.block_on(objects.deliver(0, true)) {
         ensure!(outcome == Outcome::Done, "{outcome:?}");
     }

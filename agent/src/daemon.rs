@@ -5,9 +5,11 @@
 use crate::capture::interfaces::{Interface, Watch};
 use crate::capture::{Capture, Sizes};
 use crate::cli::Failure;
-use crate::config::{Agent, Host};
+use crate::config::Agent;
 use crate::durable::Durable;
 use crate::identity::asking::Asking;
+use crate::identity::services::ServicesFile;
+use crate::known::Known;
 use crate::notify::Notify;
 use crate::pipeline::Pipeline;
 use crate::privileges::Privileges;
@@ -22,6 +24,7 @@ use nix::sys::time::TimeValLike as _;
 use nix::time::ClockId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 mod ending;
@@ -82,7 +85,7 @@ pub(crate) fn keep_stops() -> Result<(), Failure> {
 
 /// Runs until SIGINT or SIGTERM, or until another agent takes over.
 pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
-    let Plan { settings, agent, pipeline, host, news, mut lock, pins } = plan;
+    let Plan { settings, agent, pipeline, known, services, news, mut lock, pins } = plan;
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGINT);
     mask.add(Signal::SIGTERM);
@@ -111,7 +114,8 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     let mut daemon = Daemon {
         settings,
         agent,
-        host,
+        known,
+        services,
         capture,
         pipeline,
         leftovers: Leftovers::default(),
@@ -224,7 +228,8 @@ fn slice_seconds(pipeline: &Pipeline) -> u32 {
 struct Daemon {
     settings: Settings,
     agent: Agent,
-    host: Host,
+    known: Arc<Known>,
+    services: Option<ServicesFile>,
     capture: Capture,
     pipeline: Pipeline,
     /// Of the flow logs that are configured, which these need not be yet when the agent starts.

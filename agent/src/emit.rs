@@ -9,7 +9,7 @@ use crate::capture::flow::Flow;
 use crate::encode;
 use crate::flow_log::{Destination, FlowLog, Layout, S3};
 use crate::format::Format;
-use crate::record::{Batch, Record, Status};
+use crate::record::{Batch, Interface, Record, Status};
 use crate::spool::{Spool, SpoolError, Window, Writer};
 
 /// A block is full when its lines come to this: enough to compress well, little to hold.
@@ -121,26 +121,26 @@ fn by_interface(format: &Format, batch: &Batch, writer: &mut Writer) -> Result<u
     // Neighbours mostly start in the same second.
     let (mut start, mut prefix) = (None, String::new());
     for run in sorted.places.chunk_by(|one, next| one.interface() == next.interface()) {
-        let interface_id = sorted.interfaces[run[0].interface()];
+        let interface = sorted.interfaces[run[0].interface()];
         for place in run {
-            let record = place.record(batch, interface_id);
+            let record = place.record(batch, interface);
             if start.replace(record.start) != Some(record.start) {
                 prefix = format!("{} ", record.start);
             }
             lines.text.extend_from_slice(prefix.as_bytes());
             lines.append(format, &record);
             if lines.is_full() {
-                lines.flush(interface_id, writer)?;
+                lines.flush(&interface.id, writer)?;
             }
         }
-        lines.flush(interface_id, writer)?;
+        lines.flush(&interface.id, writer)?;
     }
     Ok(sorted.places.len() as u64)
 }
 
 /// The records of a batch in the order of interface and `start`, without a copy of the flows.
 struct Sorted<'a> {
-    interfaces: Vec<&'a str>,
+    interfaces: Vec<&'a Interface>,
     places: Vec<Place<'a>>,
 }
 
@@ -153,18 +153,19 @@ struct Place<'a> {
 
 impl<'a> Sorted<'a> {
     fn new(batch: &Batch<'a>) -> Self {
-        let mut interfaces: Vec<&str> = Vec::new();
+        let mut interfaces: Vec<&Interface> = Vec::new();
+        // Several may go by one id.
         let mut numbers: HashMap<&str, u64> = HashMap::new();
         let mut last = ("", 0);
         let mut places = Vec::with_capacity(batch.flows.len() + batch.statuses.len());
-        for Record { interface_id, flow, start, status, .. } in batch.records() {
+        for Record { interface, flow, start, status, .. } in batch.records() {
             // Neighbours are mostly of one interface. No id is empty.
-            if last.0 != interface_id {
-                let number = *numbers.entry(interface_id).or_insert_with(|| {
-                    interfaces.push(interface_id);
+            if last.0 != interface.id {
+                let number = *numbers.entry(&interface.id).or_insert_with(|| {
+                    interfaces.push(interface);
                     interfaces.len() as u64 - 1
                 });
-                last = (interface_id, number);
+                last = (&interface.id, number);
             }
             let offset = u32::try_from(start.saturating_sub(batch.start).max(0)).unwrap_or(u32::MAX);
             places.push(Place { order: last.1 << 32 | u64::from(offset), flow, status });
@@ -179,10 +180,10 @@ impl<'a> Place<'a> {
         (self.order >> 32) as usize
     }
 
-    fn record(&self, batch: &Batch<'a>, interface_id: &'a str) -> Record<'a> {
+    fn record(&self, batch: &Batch<'a>, interface: &'a Interface) -> Record<'a> {
         let Self { flow, status, .. } = *self;
         let (start, end) = flow.map_or((batch.start, batch.end), |flow| (flow.first, flow.last));
-        Record { account_id: batch.account_id, interface_id, flow, start, end, status }
+        Record { host: batch.host, interface, flow, start, end, status }
     }
 }
 
@@ -190,7 +191,8 @@ impl<'a> Place<'a> {
 mod tests {
     use super::*;
     use crate::capture::flow::{Direction, FlowKey, Verdict};
-    use crate::flow_log::{CloudWatchLogs, Endpoint, Firehose, Framing, Retention, TrafficType};
+    use crate::flow_log::{CloudWatchLogs, Endpoint, Fields, Firehose, Framing, Retention, TrafficType};
+    use crate::record::Host;
     use crate::select::Selection;
     use std::collections::BTreeMap;
 
@@ -206,6 +208,7 @@ mod tests {
             format: Format::parse(FORMAT).unwrap(),
             destination,
             tags: BTreeMap::new(),
+            fields: Fields::default(),
             spool_bytes_max: 0,
         }
     }
@@ -241,16 +244,17 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let spool = Spool::open(root.path(), u64::MAX).unwrap();
         // 3 has no id and gives no record.
-        let interface_ids = BTreeMap::from([(1, "eni-b".to_owned()), (2, "eni-a".to_owned())]);
+        let interface = |id: &str| Interface { id: id.to_owned(), ..Interface::default() };
+        let interfaces = BTreeMap::from([(1, interface("eni-b")), (2, interface("eni-a"))]);
         let batch = Batch {
-            account_id: "000000000000",
+            host: &Host::default(),
             number: 5,
             start: START,
             end: START + 599,
             traffic_type: TrafficType::All,
             flows,
             statuses,
-            interface_ids: &interface_ids,
+            interfaces: &interfaces,
         };
         let records = super::spool(&log(destination), &batch, &spool).unwrap();
         assert_eq!(spool.last(), Some(5));

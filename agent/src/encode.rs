@@ -1,4 +1,4 @@
-//! Writes records as text lines: version 2 fields, in AWS's default order or another.
+//! Writes records as text lines: AWS's default format, or any other.
 //! Must not know of windows, files or compression.
 //! Always: one line per record, single spaces, `-` for what does not apply, `\n` at the end, no allocation per record.
 #![forbid(unsafe_code)]
@@ -7,42 +7,46 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
 use crate::capture::flow::{Flow, Verdict};
-use crate::format::{Field, Format};
+use crate::format::{Format, Value};
 use crate::record::{Record, Status};
 
 pub(crate) fn append(format: &Format, record: &Record, out: &mut Vec<u8>) {
-    if format.is_default() { append_default(record, out) } else { append_fields(format.fields(), record, out) }
+    if format.is_default() { append_default(record, out) } else { append_fields(format, record, out) }
 }
 
 /// All fields in AWS's order: what most flow logs have, so it is worth its own code.
 fn append_default(record: &Record, out: &mut Vec<u8>) {
     out.extend_from_slice(b"2 ");
-    out.extend_from_slice(record.account_id.as_bytes());
+    out.extend_from_slice(record.host.account_id.as_bytes());
     out.push(b' ');
-    out.extend_from_slice(record.interface_id.as_bytes());
+    out.extend_from_slice(record.interface.id.as_bytes());
     in_place(out, |line| {
         let line = match record.flow {
-            Some(Flow { key, packets, bytes, .. }) => line
-                .address(key.src)
-                .address(key.dst)
-                .number(key.src_port.into())
-                .number(key.dst_port.into())
-                .number(key.protocol.into())
-                .number(*packets)
-                .number(*bytes),
+            Some(flow @ Flow { key, packets, bytes, .. }) => {
+                let (src, dst) = record.interface.ends(flow);
+                line.address(src)
+                    .address(dst)
+                    .number(key.src_port.into())
+                    .number(key.dst_port.into())
+                    .number(key.protocol.into())
+                    .number(*packets)
+                    .number(*bytes)
+            }
             None => line.text(b" - - - - - - -"),
         };
         line.seconds(record.start).seconds(record.end).action(record).status(record).text(b"\n")
     });
 }
 
-fn append_fields(fields: &[Field], record: &Record, out: &mut Vec<u8>) {
+fn append_fields(format: &Format, record: &Record, out: &mut Vec<u8>) {
     let start = out.len();
-    for field in fields {
-        match field {
-            Field::AccountId => append_text(record.account_id, out),
-            Field::InterfaceId => append_text(record.interface_id, out),
-            _ => in_place(out, |line| line.field(*field, record)),
+    for value in format.values(record) {
+        match value {
+            Value::Text(text) => append_text(text, out),
+            Value::Absent => out.extend_from_slice(b" -"),
+            Value::Number(number) => in_place(out, |line| line.number(number)),
+            Value::Seconds(seconds) => in_place(out, |line| line.seconds(seconds)),
+            Value::Address(address) => in_place(out, |line| line.address(address)),
         }
     }
     // Every field has brought a space.
@@ -90,25 +94,6 @@ impl Line<'_> {
         let at = usize::from(self.len);
         self.room[at..at + N].copy_from_slice(text);
         Self { len: self.len + len, ..self }
-    }
-
-    /// Any but the ids.
-    fn field(self, field: Field, record: &Record) -> Self {
-        match (field, record.flow) {
-            (Field::Version, _) => self.text(b" 2"),
-            (Field::Start, _) => self.seconds(record.start),
-            (Field::End, _) => self.seconds(record.end),
-            (Field::Action, _) => self.action(record),
-            (Field::LogStatus, _) => self.status(record),
-            (Field::SrcAddr, Some(flow)) => self.address(flow.key.src),
-            (Field::DstAddr, Some(flow)) => self.address(flow.key.dst),
-            (Field::SrcPort, Some(flow)) => self.number(flow.key.src_port.into()),
-            (Field::DstPort, Some(flow)) => self.number(flow.key.dst_port.into()),
-            (Field::Protocol, Some(flow)) => self.number(flow.key.protocol.into()),
-            (Field::Packets, Some(flow)) => self.number(flow.packets),
-            (Field::Bytes, Some(flow)) => self.number(flow.bytes),
-            _ => self.text(b" -"),
-        }
     }
 
     #[inline(always)]

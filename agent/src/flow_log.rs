@@ -23,7 +23,29 @@ pub(crate) struct FlowLog {
     pub(crate) format: Format,
     pub(crate) destination: Destination,
     pub(crate) tags: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(crate) fields: Fields,
     pub(crate) spool_bytes_max: u64,
+}
+
+/// What fields hold, where a flow log may choose.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Fields {
+    pub(crate) rewriting: Rewriting,
+    /// Labels of the host for `instance-tag` and `instance-tag-2`; at most two.
+    pub(crate) instance_tags: Vec<String>,
+    /// Labels of the interface for `interface-tag` and `interface-tag-2`; at most two.
+    pub(crate) interface_tags: Vec<String>,
+}
+
+/// What `srcaddr` and `dstaddr` say of the interface's own end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Rewriting {
+    /// What is in the packet.
+    #[default]
+    None,
+    /// The interface's primary IPv4 address, also of what is only forwarded.
+    Aws,
 }
 
 /// AWS's `--traffic-type`.
@@ -50,13 +72,24 @@ pub(crate) enum Destination {
     Firehose(Firehose),
 }
 
-/// How objects are named and how long one is collected for.
+/// What objects are, how they are named and how long one is collected for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Layout {
+    #[serde(default)]
+    pub(crate) file_format: FileFormat,
     pub(crate) hive_compatible_partitions: bool,
     pub(crate) per_hour_partition: bool,
     /// Seconds, 300 times a divisor of 12, so that no object spans two hours; 0: an object for each window.
     pub(crate) object_interval: u32,
+}
+
+/// AWS's `FileFormat`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum FileFormat {
+    /// Lines, in gzip.
+    #[default]
+    PlainText,
+    Parquet,
 }
 
 /// How much is kept of a directory's objects: what is older or too much goes, oldest first.
@@ -69,6 +102,24 @@ pub(crate) struct Retention {
 
 /// AWS names objects after multiples of five minutes.
 const SLOT_SECONDS: u32 = 300;
+
+impl FileFormat {
+    /// As AWS spells it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::PlainText => "plain-text",
+            Self::Parquet => "parquet",
+        }
+    }
+
+    /// What the names of objects end with.
+    pub(crate) fn suffix(self) -> &'static str {
+        match self {
+            Self::PlainText => ".log.gz",
+            Self::Parquet => ".log.parquet",
+        }
+    }
+}
 
 impl Layout {
     /// Seconds of `end` that one object's name stands for.

@@ -23,6 +23,7 @@ mod flows;
 mod format;
 mod identity;
 mod journal;
+mod known;
 mod metrics;
 mod notify;
 mod pipeline;

@@ -4,10 +4,12 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::capture::flow::{Drained, Flow, InterfaceTotals, Total, Verdict};
 use crate::exclude::{self, Settings};
 use crate::journal::{CARRIED, Closing, Frame, WindowId};
+use crate::known::Known;
 use crate::select::Named;
 use crate::subscription::{Subscription, Taken};
 use crate::verdict::{Outcome, Verdicts};
@@ -250,6 +252,11 @@ impl Pipeline {
         self.subscriptions.iter().map(Subscription::waiting).sum()
     }
 
+    /// From now on records say what is known now.
+    pub(crate) fn learn(&mut self, known: &Arc<Known>) {
+        self.subscriptions.iter_mut().for_each(|one| one.learn(Arc::clone(known)));
+    }
+
     /// From the next slice on.
     pub(crate) fn change(&mut self, exclusions: Settings, added: Vec<Subscription>) {
         self.exclusions = exclusions;
@@ -373,7 +380,7 @@ fn summarize(closed: &Closed, excluded_by: [Total; exclude::COUNT], verdicts: Ou
 mod tests {
     use super::*;
     use crate::capture::flow::{Buffers, Direction, FlowKey, InterfaceTotals};
-    use crate::flow_log::{Destination, FlowLog, TrafficType};
+    use crate::flow_log::{Destination, Fields, FlowLog, TrafficType};
     use crate::format::Format;
     use crate::select::Selection;
     use crate::spool::Spool;
@@ -422,10 +429,11 @@ mod tests {
             format: Format::default(),
             destination: Destination::Stdout,
             tags: BTreeMap::new(),
+            fields: Fields::default(),
             spool_bytes_max: 1 << 20,
         };
         let spool = Spool::open(root, log.spool_bytes_max).unwrap();
-        let subscription = Subscription::new(Arc::new(log), "000000000000".to_owned(), Arc::new(spool));
+        let subscription = Subscription::new(Arc::new(log), Arc::default(), Arc::new(spool));
         Pipeline::new(Settings::new(&[], &[], &[]).unwrap(), vec![subscription])
     }
 

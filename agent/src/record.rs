@@ -4,11 +4,14 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::capture::flow::Flow;
+use crate::capture::flow::{Direction, Flow};
 use crate::flow_log::TrafficType;
+use crate::identity::services::Services;
 
 /// AWS field `log-status`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -18,11 +21,42 @@ pub(crate) enum Status {
     SkipData,
 }
 
+/// What all records of a window say of the host. Values are as they are printed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Host {
+    pub(crate) account_id: String,
+    pub(crate) region: String,
+    pub(crate) instance_id: Option<String>,
+    pub(crate) az_id: Option<String>,
+    pub(crate) sublocation_type: Option<String>,
+    pub(crate) sublocation_id: Option<String>,
+    pub(crate) hostname: Option<String>,
+    /// Of what leaves the host, AWS's number.
+    pub(crate) traffic_path: Option<u8>,
+    /// Values of the flow log's first and second key.
+    pub(crate) tags: [Option<String>; 2],
+    /// Whose addresses are AWS's.
+    pub(crate) services: Option<Arc<Services>>,
+}
+
+/// What all records of a window say of an interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Interface {
+    pub(crate) id: String,
+    /// The kernel's.
+    pub(crate) name: String,
+    pub(crate) vpc_id: Option<String>,
+    pub(crate) subnet_id: Option<String>,
+    pub(crate) tags: [Option<String>; 2],
+    /// What stands for the interface's end of every IPv4 flow, where AWS's rewriting is wanted: its primary address.
+    pub(crate) stands_for: Option<Ipv4Addr>,
+}
+
 /// What one line says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Record<'a> {
-    pub(crate) account_id: &'a str,
-    pub(crate) interface_id: &'a str,
+    pub(crate) host: &'a Host,
+    pub(crate) interface: &'a Interface,
     /// None for NODATA and SKIPDATA.
     pub(crate) flow: Option<&'a Flow>,
     /// Unix seconds: the flow's first packet, or the window's first second.
@@ -32,9 +66,23 @@ pub(crate) struct Record<'a> {
     pub(crate) status: Status,
 }
 
+impl Interface {
+    /// `srcaddr` and `dstaddr`. AWS's rule is asymmetric: only the end that is the interface's, the destination of what
+    /// comes in and the source of what goes out, and only IPv4.
+    #[inline]
+    pub(crate) fn ends(&self, flow: &Flow) -> (IpAddr, IpAddr) {
+        let (src, dst) = (flow.key.src, flow.key.dst);
+        match (self.stands_for, flow.key.direction) {
+            (Some(primary), Direction::Ingress) if dst.is_ipv4() => (src, primary.into()),
+            (Some(primary), Direction::Egress) if src.is_ipv4() => (primary.into(), dst),
+            _ => (src, dst),
+        }
+    }
+}
+
 /// A closed window, ready to publish. Records are made while they are read, so a million of them cost no memory.
 pub(crate) struct Batch<'a> {
-    pub(crate) account_id: &'a str,
+    pub(crate) host: &'a Host,
     /// The batch's own number, the same when it is published again.
     pub(crate) number: u64,
     pub(crate) start: i64,
@@ -45,27 +93,27 @@ pub(crate) struct Batch<'a> {
     pub(crate) flows: &'a [Flow],
     /// NODATA and SKIPDATA, by ifindex.
     pub(crate) statuses: &'a [(u32, Status)],
-    /// ifindex to interface-id. What is not in here gives no record.
-    pub(crate) interface_ids: &'a BTreeMap<u32, String>,
+    /// By ifindex. What is not in here gives no record.
+    pub(crate) interfaces: &'a BTreeMap<u32, Interface>,
 }
 
 impl<'a> Batch<'a> {
     pub(crate) fn records(&self) -> impl Iterator<Item = Record<'a>> + use<'a> {
-        let Batch { account_id, start, end, traffic_type, interface_ids, .. } = *self;
+        let Batch { host, start, end, traffic_type, interfaces, .. } = *self;
         // Neighbours are mostly of one interface.
-        let mut last: Option<(u32, &'a String)> = None;
+        let mut last: Option<(u32, &'a Interface)> = None;
         let admitted = self.flows.iter().filter(move |flow| traffic_type.admits(flow));
         let of_flows = admitted.filter_map(move |flow| {
             let ifindex = flow.key.ifindex;
             let known = last.filter(|&(last, _)| last == ifindex);
-            let (_, interface_id) =
-                *last.insert(known.or_else(|| interface_ids.get(&ifindex).map(|id| (ifindex, id)))?);
+            let (_, interface) =
+                *last.insert(known.or_else(|| interfaces.get(&ifindex).map(|interface| (ifindex, interface)))?);
             let Flow { first, last, .. } = *flow;
-            Some(Record { account_id, interface_id, flow: Some(flow), start: first, end: last, status: Status::Ok })
+            Some(Record { host, interface, flow: Some(flow), start: first, end: last, status: Status::Ok })
         });
         let of_statuses = self.statuses.iter().filter_map(move |&(ifindex, status)| {
-            let interface_id = interface_ids.get(&ifindex)?;
-            Some(Record { account_id, interface_id, flow: None, start, end, status })
+            let interface = interfaces.get(&ifindex)?;
+            Some(Record { host, interface, flow: None, start, end, status })
         });
         of_flows.chain(of_statuses)
     }

@@ -12,8 +12,9 @@ use crate::deliver::Delivery;
 use crate::emit;
 use crate::flow_log::FlowLog;
 use crate::journal::WindowId;
+use crate::known::Known;
 use crate::pipeline::Slice;
-use crate::record::{Batch, Status};
+use crate::record::{Batch, Host, Interface, Status};
 use crate::spool::{Spool, SpoolError};
 use crate::status::Made;
 use crate::window::{Windows, window_at};
@@ -23,7 +24,7 @@ const WAITING_FLOWS_MAX: usize = 4_000_000;
 
 pub(crate) struct Subscription {
     log: Arc<FlowLog>,
-    account_id: String,
+    known: Arc<Known>,
     spool: Arc<Spool>,
     /// None until there is somebody to deliver.
     delivery: Option<Delivery>,
@@ -53,8 +54,8 @@ pub(crate) struct Ended {
     end: i64,
     /// Its last slice's.
     number: u64,
-    /// ifindex to interface id, of what the flow log covers.
-    interface_ids: BTreeMap<u32, String>,
+    /// By ifindex, what the flow log covers.
+    interfaces: BTreeMap<u32, Interface>,
     statuses: Vec<(u32, Status)>,
     files: Vec<WindowId>,
 }
@@ -70,14 +71,19 @@ pub(crate) struct Taken {
 }
 
 impl Subscription {
-    pub(crate) fn new(log: Arc<FlowLog>, account_id: String, spool: Arc<Spool>) -> Self {
+    pub(crate) fn new(log: Arc<FlowLog>, known: Arc<Known>, spool: Arc<Spool>) -> Self {
         let (delivery, open, waiting, known_through, made) = Default::default();
-        Self { log, account_id, spool, delivery, open, waiting, known_through, made }
+        Self { log, known, spool, delivery, open, waiting, known_through, made }
     }
 
     #[must_use]
     pub(crate) fn delivered_by(self, delivery: Delivery) -> Self {
         Self { delivery: Some(delivery), ..self }
+    }
+
+    /// From now on records say what is known now.
+    pub(crate) fn learn(&mut self, known: Arc<Known>) {
+        self.known = known;
     }
 
     pub(crate) fn log(&self) -> &FlowLog {
@@ -142,7 +148,7 @@ impl Subscription {
             taken = self.end();
         }
         let mut open = self.open.take().unwrap_or_else(|| Open::new(slice.start));
-        open.note(slice, &self.log);
+        open.note(slice, &self.log, &self.known);
         let is_complete = slice.ends || slice.end >= window_at(slice.start, interval).1;
         if is_complete && open.is_empty {
             // A window of one slice: nothing is copied.
@@ -186,8 +192,7 @@ impl Subscription {
             }
             Err(error) => {
                 taken.error = error.map(|error| error.to_string()).or(taken.error.take());
-                let ids = &ended.interface_ids;
-                let kept = wanted(&self.log, flows, ids).copied().collect();
+                let kept = wanted(&self.log, flows, &ended.interfaces).copied().collect();
                 self.waiting.push_back((ended, kept));
                 self.bound(taken);
             }
@@ -230,7 +235,8 @@ impl Subscription {
     }
 
     fn write(&self, ended: &Ended, flows: &[Flow]) -> Result<u64, Option<SpoolError>> {
-        let batch = ended.batch(&self.account_id, &self.log, flows);
+        let host = self.known.host(&self.log);
+        let batch = ended.batch(&host, &self.log, flows);
         let records = emit::spool(&self.log, &batch, &self.spool)?;
         self.delivery.iter().for_each(Delivery::wake);
         Ok(records)
@@ -239,22 +245,22 @@ impl Subscription {
 
 impl Ended {
     /// A window of one slice.
-    pub(crate) fn with(slice: &Slice, log: &FlowLog) -> Self {
+    pub(crate) fn with(slice: &Slice, log: &FlowLog, known: &Known) -> Self {
         let mut open = Open::new(slice.start);
-        open.note(slice, log);
+        open.note(slice, log, known);
         open.finish()
     }
 
-    pub(crate) fn batch<'a>(&'a self, account_id: &'a str, log: &FlowLog, flows: &'a [Flow]) -> Batch<'a> {
+    pub(crate) fn batch<'a>(&'a self, host: &'a Host, log: &FlowLog, flows: &'a [Flow]) -> Batch<'a> {
         Batch {
-            account_id,
+            host,
             number: self.number,
             start: self.start,
             end: self.end,
             traffic_type: log.traffic_type,
             flows,
             statuses: &self.statuses,
-            interface_ids: &self.interface_ids,
+            interfaces: &self.interfaces,
         }
     }
 }
@@ -272,8 +278,12 @@ fn records((ended, flows): &(Ended, Vec<Flow>)) -> u64 {
 }
 
 /// Flows of the flow log's traffic type and interfaces.
-fn wanted<'a>(log: &FlowLog, flows: &'a [Flow], ids: &BTreeMap<u32, String>) -> impl Iterator<Item = &'a Flow> {
-    flows.iter().filter(|flow| log.traffic_type.admits(flow) && ids.contains_key(&flow.key.ifindex))
+fn wanted<'a>(
+    log: &FlowLog,
+    flows: &'a [Flow],
+    interfaces: &BTreeMap<u32, Interface>,
+) -> impl Iterator<Item = &'a Flow> {
+    flows.iter().filter(|flow| log.traffic_type.admits(flow) && interfaces.contains_key(&flow.key.ifindex))
 }
 
 impl Open {
@@ -284,17 +294,19 @@ impl Open {
 
     /// Whether an index is another interface's now: after a restart it may be.
     fn confuses(&self, slice: &Slice) -> bool {
-        let is_other = |(ifindex, id): (&u32, &String)| slice.names.get(ifindex).is_some_and(|now| now.id != *id);
-        self.ended.interface_ids.iter().any(is_other)
+        let is_other = |(ifindex, interface): (&u32, &Interface)| {
+            slice.names.get(ifindex).is_some_and(|now| now.id != interface.id)
+        };
+        self.ended.interfaces.iter().any(is_other)
     }
 
-    fn note(&mut self, slice: &Slice, log: &FlowLog) {
+    fn note(&mut self, slice: &Slice, log: &FlowLog, facts: &Known) {
         let Self { ended, active, skipped, known, .. } = self;
         ended.end = slice.end;
         ended.number = slice.number;
         ended.files.extend(slice.file);
         let covered = slice.names.iter().filter(|(_, named)| log.selection.covers(named));
-        ended.interface_ids.extend(covered.map(|(&ifindex, named)| (ifindex, named.id.clone())));
+        ended.interfaces.extend(covered.map(|(&ifindex, named)| (ifindex, facts.interface(log, named))));
         active.extend(&slice.active);
         skipped.extend(&slice.skipped);
         known.clone_from(&slice.known);
@@ -302,7 +314,7 @@ impl Open {
 
     /// Only what the flow log wants.
     fn collect(&mut self, slice: &Slice, log: &FlowLog) {
-        let flows = wanted(log, &slice.flows, &self.ended.interface_ids).copied().collect();
+        let flows = wanted(log, &slice.flows, &self.ended.interfaces).copied().collect();
         self.windows.absorb(Drained { batches: vec![flows], ..Drained::default() });
         self.is_empty = false;
     }
@@ -311,7 +323,7 @@ impl Open {
     /// anything, and speaks of the interface's traffic and not of the traffic type's.
     fn finish(self) -> Ended {
         let Self { mut ended, active, skipped, known, .. } = self;
-        let is_covered = |ifindex: &&u32| ended.interface_ids.contains_key(ifindex);
+        let is_covered = |ifindex: &&u32| ended.interfaces.contains_key(ifindex);
         let silent = known.iter().filter(|ifindex| !active.contains(ifindex) && !skipped.contains(ifindex));
         let no_data = silent.filter(is_covered).map(|&ifindex| (ifindex, Status::NoData));
         let mut statuses: Vec<_> =
@@ -335,7 +347,7 @@ impl Taken {
 mod tests {
     use super::*;
     use crate::capture::flow::{Direction, FlowKey, Verdict};
-    use crate::flow_log::{Destination, TrafficType};
+    use crate::flow_log::{Destination, Fields, TrafficType};
     use crate::format::Format;
     use crate::select::{Named, Selection};
     use std::path::Path;
@@ -350,13 +362,14 @@ mod tests {
                 .unwrap(),
             destination: Destination::Stdout,
             tags: BTreeMap::new(),
+            fields: Fields::default(),
             spool_bytes_max: 1 << 20,
         })
     }
 
     fn subscription(root: &Path, log: Arc<FlowLog>) -> Subscription {
         let spool = Spool::open(root, log.spool_bytes_max).unwrap();
-        Subscription::new(log, "000000000000".to_owned(), Arc::new(spool))
+        Subscription::new(log, Arc::default(), Arc::new(spool))
     }
 
     /// One packet on eth0 in its first second, and a rejected one on eth1.

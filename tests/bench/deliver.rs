@@ -27,8 +27,12 @@ use crate::{Settings, machine, min_median};
 /// Makes this program deliver.
 const ORDER: &str = "--deliver-to";
 const LIMIT: Duration = Duration::from_secs(300);
-const SERVICES: [(&str, Service); 3] =
-    [("S3", Service::S3), ("CloudWatch Logs", Service::CloudWatchLogs), ("Firehose", Service::Firehose)];
+const SERVICES: [(&str, Service); 4] = [
+    ("S3", Service::S3),
+    ("S3, Parquet", Service::S3Parquet),
+    ("CloudWatch Logs", Service::CloudWatchLogs),
+    ("Firehose", Service::Firehose),
+];
 
 /// What the process that delivers is to do.
 pub(crate) struct Order {

@@ -18,7 +18,10 @@ pub(crate) fn install() -> Result<()> {
     let python = venv.join("bin/python");
     let is_current = fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted);
     // Its Python is a link, which an upgrade of the system breaks.
-    if is_current && output(&python.to_string_lossy(), &["-c", "import moto, flask_cors, flowlogs_reader"]).is_some() {
+    if is_current
+        && output(&python.to_string_lossy(), &["-c", "import moto, flask_cors, flowlogs_reader, duckdb, pyarrow"])
+            .is_some()
+    {
         eprintln!("==> Python packages: {}", venv.display());
         return Ok(());
     }

@@ -1,6 +1,7 @@
 //! The command line: parses, dispatches, turns errors into one line and an exit code. No logic of its own.
 #![forbid(unsafe_code)]
 
+mod athena;
 mod check;
 mod detach;
 mod doctor;
@@ -33,6 +34,7 @@ Examples:
   flowlogd prove --for 60s
   flowlogd list --json
   flowlogd replay capture.pcap
+  flowlogd athena
   flowlogd doctor
   flowlogd detach
 
@@ -65,6 +67,8 @@ enum Command {
     Replay(replay::Args),
     /// List the configured flow logs and how their delivery goes
     List(list::Args),
+    /// Print SQL that makes tables of flow logs, for Athena and DuckDB
+    Athena(athena::Args),
     /// Remove what a killed agent left counting in the kernel; its counters are lost
     Detach(detach::Args),
     /// Show what waits to be delivered, since when, and why
@@ -140,6 +144,7 @@ pub fn main() -> ExitCode {
         Command::Prove(args) => prove::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::List(args) => list::run(&args),
+        Command::Athena(args) => athena::run(&args),
         Command::Detach(args) => detach::run(&args),
         Command::Spool(args) => spool::run(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -122,7 +122,7 @@ impl Description {
 impl From<Layout> for Options {
     fn from(layout: Layout) -> Self {
         Self {
-            file_format: "plain-text".to_owned(),
+            file_format: layout.file_format.name().to_owned(),
             hive_compatible_partitions: layout.hive_compatible_partitions,
             per_hour_partition: layout.per_hour_partition,
             object_interval: layout.object_interval,

@@ -12,7 +12,8 @@ use super::place::{ConfigError, Place};
 use super::section::Section;
 use super::{Host, Surroundings, id};
 use crate::flow_log::{
-    CloudWatchLogs, Destination, Endpoint, Firehose, FlowLog, Framing, Layout, Retention, S3, TrafficType,
+    CloudWatchLogs, Destination, Endpoint, Fields, FileFormat, Firehose, FlowLog, Framing, Layout, Retention,
+    Rewriting, S3, TrafficType,
 };
 use crate::format::Format;
 use crate::identity::STAND_IN_REGION;
@@ -48,6 +49,7 @@ pub(super) fn build(section: &Section, context: &Context) -> Result<FlowLog, Con
         format: format(section)?,
         destination: destination(section, kind, context)?,
         tags: tags(section, kind)?,
+        fields: fields(section)?,
         spool_bytes_max: context.spool_bytes_max,
     };
     log.id = id::of(&log, context.host);
@@ -121,6 +123,25 @@ fn format(section: &Section) -> Result<Format, ConfigError> {
     Format::parse(&text).map_err(|error| section.error("log-format", error))
 }
 
+fn fields(section: &Section) -> Result<Fields, ConfigError> {
+    let rewriting = section.choice("address-rewriting", &[("none", Rewriting::None), ("aws", Rewriting::Aws)])?;
+    Ok(Fields {
+        rewriting: rewriting.unwrap_or_default(),
+        instance_tags: tag_keys(section, "tag-field-specifications.instance")?,
+        interface_tags: tag_keys(section, "tag-field-specifications.network-interface")?,
+    })
+}
+
+/// AWS's rules: one or two keys of tags.
+fn tag_keys(section: &Section, key: &str) -> Result<Vec<String>, ConfigError> {
+    let keys = section.list(key)?;
+    let good = |key: &String| (1..=128).contains(&key.chars().count());
+    if section.has(key) && !(matches!(keys.len(), 1 | 2) && keys.iter().all(good)) {
+        return Err(section.error(key, "must be one or two keys of 1 to 128 characters"));
+    }
+    Ok(keys)
+}
+
 fn destination(section: &Section, kind: Kind, context: &Context) -> Result<Destination, ConfigError> {
     Ok(match kind {
         Kind::Stdout => Destination::Stdout,
@@ -162,11 +183,8 @@ fn directory(section: &Section) -> Result<PathBuf, ConfigError> {
 }
 
 fn layout(section: &Section, default: u32) -> Result<Layout, ConfigError> {
-    let file_format = [("plain-text", true), ("parquet", false)];
-    if section.choice("destination-options.file-format", &file_format)? == Some(false) {
-        let why = "parquet is not written by this version; allowed: plain-text";
-        return Err(section.error("destination-options.file-format", why));
-    }
+    let file_formats = [FileFormat::PlainText, FileFormat::Parquet].map(|it| (it.name(), it));
+    let file_format = section.choice("destination-options.file-format", &file_formats)?.unwrap_or_default();
     let key = "object-interval";
     let interval = section.number(key)?.unwrap_or(default.into());
     let Some(interval) = OBJECT_INTERVALS.into_iter().find(|known| i64::from(*known) == interval) else {
@@ -175,6 +193,7 @@ fn layout(section: &Section, default: u32) -> Result<Layout, ConfigError> {
         return Err(section.error(key, why));
     };
     Ok(Layout {
+        file_format,
         hive_compatible_partitions: section.flag("destination-options.hive-compatible-partitions")?,
         per_hour_partition: section.flag("destination-options.per-hour-partition")?,
         object_interval: interval,

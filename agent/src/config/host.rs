@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 
@@ -12,7 +13,7 @@ use crate::identity::imds::Imds;
 use crate::identity::mac::{self, Mac};
 use crate::identity::{self, Identity, IdentityError};
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Host {
     /// What made-up ids are digests of.
     pub(crate) machine_id: String,
@@ -21,6 +22,17 @@ pub(crate) struct Host {
     pub(crate) subnet_id: Option<String>,
     pub(crate) instance_id: Option<String>,
     pub(crate) az_id: Option<String>,
+    /// Type and id.
+    pub(crate) sublocation: Option<(String, String)>,
+    pub(crate) hostname: Option<String>,
+    /// AWS's number of the way that outgoing packets take.
+    pub(crate) traffic_path: Option<u8>,
+    /// AWS's ip-ranges.json.
+    pub(crate) ip_ranges: Option<PathBuf>,
+    /// What tag fields may hold.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// The same by the interface's name.
+    pub(crate) interface_labels: BTreeMap<String, BTreeMap<String, String>>,
     /// The first IPv4 one is the primary.
     pub(crate) vpc_cidrs: Vec<IpNet>,
     pub(crate) subnet_cidrs: Vec<IpNet>,
@@ -40,6 +52,12 @@ impl Host {
             subnet_id: id(section, "subnet-id", "subnet-")?.or(primary.map(|it| it.subnet_id.clone())),
             instance_id: id(section, "instance-id", "i-")?.or(imds.map(|imds| imds.instance_id.clone())),
             az_id: az_id(section)?.or(imds.and_then(|imds| imds.az_id.clone())),
+            sublocation: sublocation(section)?,
+            hostname: surroundings.hostname.clone(),
+            traffic_path: traffic_path(section)?,
+            ip_ranges: section.path("ip-ranges")?,
+            labels: section.map("labels")?,
+            interface_labels: section.maps("interface-labels")?,
             vpc_cidrs: networks(section, "vpc-cidrs", imds.map(Imds::vpc_cidrs))?,
             subnet_cidrs: networks(section, "subnet-cidrs", imds.map(Imds::subnet_cidrs))?,
             interface_ids: interface_ids(section)?,
@@ -106,6 +124,26 @@ fn az_id(section: &Section) -> Result<Option<String>, ConfigError> {
         return Err(section.error("az-id", format_args!("{id:?} is not the id of a zone, such as use1-az1")));
     }
     Ok(Some(id))
+}
+
+/// Both or neither.
+fn sublocation(section: &Section) -> Result<Option<(String, String)>, ConfigError> {
+    let kinds = ["wavelength", "outpost", "localzone"].map(|kind| (kind, kind));
+    let (kind, id) = (section.choice("sublocation-type", &kinds)?, section.text("sublocation-id")?);
+    if let Some(id) = id.as_ref().filter(|id| id.contains(char::is_whitespace)) {
+        return Err(section.error("sublocation-id", format_args!("{id:?} must not have spaces")));
+    }
+    match (kind, id) {
+        (Some(kind), Some(id)) => Ok(Some((kind.to_owned(), id))),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(section.error("sublocation-id", "is missing beside sublocation-type")),
+        (None, Some(_)) => Err(section.error("sublocation-type", "is missing beside sublocation-id")),
+    }
+}
+
+fn traffic_path(section: &Section) -> Result<Option<u8>, ConfigError> {
+    let path = section.within("traffic-path", 1, 8)?;
+    Ok(path.and_then(|path| u8::try_from(path).ok()))
 }
 
 fn networks(section: &Section, key: &str, known: Option<Vec<IpNet>>) -> Result<Vec<IpNet>, ConfigError> {

@@ -4,7 +4,7 @@
 
 use super::Host;
 use super::describe::without_password;
-use crate::flow_log::{Destination, Endpoint, FlowLog, Framing, Layout};
+use crate::flow_log::{Destination, Endpoint, FileFormat, FlowLog, Framing, Layout, Rewriting};
 use crate::identity;
 
 pub(super) fn of(log: &FlowLog, host: &Host) -> String {
@@ -19,6 +19,12 @@ pub(super) fn of(log: &FlowLog, host: &Host) -> String {
     parts.extend(log.selection.globs.iter().map(|glob| format!("interface={glob}")));
     parts.extend(log.selection.subnets.iter().map(|subnet| format!("subnet={subnet}")));
     parts.extend(log.tags.iter().map(|(key, value)| format!("tag={key}={value}")));
+    // What is not set is not in the digest: ids from before there were such settings go on.
+    if log.fields.rewriting == Rewriting::Aws {
+        parts.push("address-rewriting=aws".to_owned());
+    }
+    parts.extend(log.fields.instance_tags.iter().map(|key| format!("instance-tag={key}")));
+    parts.extend(log.fields.interface_tags.iter().map(|key| format!("interface-tag={key}")));
     parts.extend(destination(&log.destination));
     identity::flow_log_id(&parts.iter().map(String::as_str).collect::<Vec<_>>())
 }
@@ -58,12 +64,17 @@ fn destination(destination: &Destination) -> Vec<String> {
     }
 }
 
-fn layout(layout: Layout) -> [String; 3] {
-    [
+fn layout(layout: Layout) -> Vec<String> {
+    let mut parts = vec![
         format!("hive-compatible-partitions={}", layout.hive_compatible_partitions),
         format!("per-hour-partition={}", layout.per_hour_partition),
         format!("object-interval={}", layout.object_interval),
-    ]
+    ];
+    // Text has never been named.
+    if layout.file_format == FileFormat::Parquet {
+        parts.push("file-format=parquet".to_owned());
+    }
+    parts
 }
 
 fn endpoint(endpoint: &Endpoint) -> Vec<String> {

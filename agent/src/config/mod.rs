@@ -73,6 +73,7 @@ pub(crate) struct Agent {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Surroundings {
     pub(crate) machine_id: String,
+    pub(crate) hostname: Option<String>,
     /// Of the environment.
     pub(crate) region: Option<String>,
     pub(crate) metadata: Metadata,
@@ -102,9 +103,16 @@ impl Surroundings {
         Self {
             metadata: Metadata::read(state_directory, &machine_id),
             machine_id,
+            hostname: hostname(),
             region: set("AWS_REGION").or_else(|| set("AWS_DEFAULT_REGION")),
         }
     }
+}
+
+/// None: it has not been given one.
+fn hostname() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty() && name != "(none)")
 }
 
 impl Metadata {
@@ -259,16 +267,10 @@ impl Tables {
 
 impl Agent {
     fn build(section: &Section, metrics: Metrics) -> Result<Self, ConfigError> {
-        let path = |key| match section.text(key)?.map(PathBuf::from) {
-            Some(path) if !path.is_absolute() && matches!(section.place(key), Place::File { .. }) => {
-                Err(section.error(key, format_args!("{} is not an absolute path", path.display())))
-            }
-            path => Ok(path),
-        };
         Ok(Self {
-            state_directory: path("state-directory")?.unwrap_or_else(|| DEFAULT_STATE_DIRECTORY.into()),
-            bpf_directory: path("bpf-directory")?,
-            socket: path("socket")?,
+            state_directory: section.path("state-directory")?.unwrap_or_else(|| DEFAULT_STATE_DIRECTORY.into()),
+            bpf_directory: section.path("bpf-directory")?,
+            socket: section.path("socket")?,
             verdicts: !section.flag("no-verdicts")?,
             flow_table_slots: section.within("flow-table-slots", 8, SLOTS_MAX)?,
             overflow_slots: section.within("overflow-slots", 1, SLOTS_MAX)?,

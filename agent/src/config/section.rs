@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -103,6 +103,21 @@ impl Section {
 
     pub(super) fn map(&self, key: &str) -> Result<BTreeMap<String, String>, ConfigError> {
         Ok(self.get(key, "a table of strings, such as { name = \"value\" }")?.unwrap_or_default())
+    }
+
+    /// One for each name.
+    pub(super) fn maps(&self, key: &str) -> Result<BTreeMap<String, BTreeMap<String, String>>, ConfigError> {
+        Ok(self.get(key, "a table of tables, such as { eth0 = { name = \"value\" } }")?.unwrap_or_default())
+    }
+
+    /// In a file an absolute one: nobody knows where the agent is started.
+    pub(super) fn path(&self, key: &str) -> Result<Option<PathBuf>, ConfigError> {
+        match self.text(key)?.map(PathBuf::from) {
+            Some(path) if !path.is_absolute() && matches!(self.place(key), Place::File { .. }) => {
+                Err(self.error(key, format_args!("{} is not an absolute path", path.display())))
+            }
+            path => Ok(path),
+        }
     }
 
     /// A number in a range.

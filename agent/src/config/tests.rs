@@ -237,8 +237,8 @@ fn mistakes_of_an_s3_destination() {
         assert_eq!(s3(line).map(|log| log.id), Err(error), "{line}");
     };
     wrong(
-        "destination-options = { file-format = \"parquet\" }",
-        "destination-options.file-format: parquet is not written by this version; allowed: plain-text",
+        "destination-options = { file-format = \"orc\" }",
+        "destination-options.file-format: \"orc\" is not allowed; allowed: plain-text, parquet",
     );
     // Also what would span two hours.
     for interval in [-1, 60, 1500, 7200] {

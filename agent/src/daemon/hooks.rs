@@ -15,8 +15,8 @@ impl Daemon {
         wanted.retain(|interface| self.wants(interface));
         let changes = self.capture.sync(&wanted);
         for (interface, hook) in &changes.attached {
-            let id = self.host.interface_id(&interface.name);
-            if let (Some(asking), Some(mac)) = (&mut self.asking, self.host.unknown_mac(&interface.name)) {
+            let id = self.known.host.interface_id(&interface.name);
+            if let (Some(asking), Some(mac)) = (&mut self.asking, self.known.host.unknown_mac(&interface.name)) {
                 asking.miss(mac);
             }
             tracing::info!(interface = %interface.name, %id, hook = ?hook, "attached");
@@ -51,6 +51,7 @@ impl Daemon {
     pub(super) fn look(&mut self) -> Result<(), Failure> {
         self.looked = Instant::now();
         self.leftovers.look();
+        self.look_for_services();
         if let Some(imds) = self.asking.as_mut().and_then(|asking| asking.poll(Instant::now())) {
             self.learn(imds)?;
         }

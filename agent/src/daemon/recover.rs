@@ -83,7 +83,7 @@ impl Daemon {
             let packets: u64 = old.drained.totals.iter().map(|totals| totals.seen.packets).sum();
             tracing::info!(generation = %old.generation, epoch = old.epoch, packets, "took over a former agent's counters");
             let named = |name: &String| {
-                let id = self.host.interface_id(name);
+                let id = self.known.host.interface_id(name);
                 // As it is now, if it is still there.
                 let now = self.tracked.values().find(|now| now.id == id).cloned();
                 now.unwrap_or_else(|| Named { id, name: name.clone(), addresses: None, loopback: false })

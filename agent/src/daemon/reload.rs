@@ -8,10 +8,13 @@ use crate::config::{self, Config, ConfigError, Metadata};
 use crate::exclude;
 use crate::flow_log::FlowLog;
 use crate::identity::imds::Imds;
+use crate::identity::services::ServicesFile;
 use crate::identity::{Identity, kept};
+use crate::known::Known;
 use crate::select::Selection;
 use crate::subscription::Subscription;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// What a new configuration comes to.
 pub(super) struct News {
@@ -48,7 +51,7 @@ impl Daemon {
         let usage = |error: ConfigError| Failure::Usage(error.to_string());
         let tables = config::read(path).map_err(usage)?;
         let config = tables.build(&self.settings.surroundings).map_err(usage)?;
-        if config.host != self.host {
+        if config.host != self.known.host {
             return Err(Failure::Usage(format!("{}: a change of [host] needs a restart", path.display())));
         }
         // Not those we run with: flags may have said otherwise.
@@ -69,12 +72,12 @@ impl Daemon {
         surroundings.metadata = Metadata::Known { imds, is_fresh: true };
         let config = self.settings.tables.build(surroundings).map_err(|error| Failure::Usage(error.to_string()));
         let learnt = config.and_then(|config| {
-            if config.host.identity != self.host.identity {
+            if config.host.identity != self.known.host.identity {
                 let Identity { account_id, region } = &config.host.identity;
                 let what = "this host is another one now, which needs a restart";
                 return Err(Failure::Run(format!("account {account_id}, region {region}: {what}")));
             }
-            self.host = config.host.clone();
+            self.know(Known { host: config.host.clone(), ..(*self.known).clone() });
             self.news(config)
         });
         match learnt {
@@ -83,7 +86,7 @@ impl Daemon {
         }
         // From now on records have the right names; a window under way goes on under them.
         for named in self.tracked.values_mut() {
-            let id = self.host.interface_id(&named.name);
+            let id = self.known.host.interface_id(&named.name);
             if named.id != id {
                 tracing::info!(interface = %named.name, %id, "known by its id now");
                 named.id = id;
@@ -91,6 +94,19 @@ impl Daemon {
         }
         self.durable.name(&self.tracked);
         Ok(())
+    }
+
+    /// From now on records say it, also of windows under way.
+    fn know(&mut self, known: Known) {
+        self.known = Arc::new(known);
+        self.pipeline.learn(&self.known);
+    }
+
+    /// Somebody may have put a newer list of AWS's services there.
+    pub(super) fn look_for_services(&mut self) {
+        if let Some(services) = self.services.as_mut().and_then(ServicesFile::poll) {
+            self.know(Known { services: Some(services), ..(*self.known).clone() });
+        }
     }
 
     fn news(&mut self, config: Config) -> Result<News, Failure> {
@@ -106,7 +122,7 @@ impl Daemon {
         let new: Vec<_> = logs.into_iter().filter(|log| !is_here(&log.id)).collect();
         // One that was taken out and is back: its spool has one worker.
         new.iter().for_each(|log| self.leftovers.release(&log.id));
-        let added = new.into_iter().map(|log| start::subscribe(log, &self.host, &self.agent.state_directory));
+        let added = new.into_iter().map(|log| start::subscribe(log, &self.known, &self.agent.state_directory));
         Ok(News { exclusions, ids, selections, added: added.collect::<Result<_, _>>()? })
     }
 

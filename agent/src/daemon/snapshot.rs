@@ -104,11 +104,11 @@ impl Daemon {
 
     fn host_identity(&self) -> Host {
         Host {
-            account_id: self.host.identity.account_id.clone(),
-            region: self.host.identity.region.clone(),
-            vpc_id: self.host.vpc_id.clone(),
-            subnet_id: self.host.subnet_id.clone(),
-            instance_id: self.host.instance_id.clone(),
+            account_id: self.known.host.identity.account_id.clone(),
+            region: self.known.host.identity.region.clone(),
+            vpc_id: self.known.host.vpc_id.clone(),
+            subnet_id: self.known.host.subnet_id.clone(),
+            instance_id: self.known.host.instance_id.clone(),
         }
     }
 

@@ -9,7 +9,9 @@ use crate::config::{Agent, Config, Host, Metadata, Surroundings, Tables};
 use crate::deliver::{self, Delivery};
 use crate::flow_log::{Destination, FlowLog};
 use crate::identity::asking::Asking;
+use crate::identity::services::ServicesFile;
 use crate::identity::{Identity, STAND_IN_ACCOUNT_ID, STAND_IN_REGION, kept};
+use crate::known::Known;
 use crate::pipeline::Pipeline;
 use crate::privileges::Privileges;
 use crate::sink::{Directory, Names};
@@ -48,7 +50,8 @@ pub(crate) struct Settings {
 pub(crate) struct Plan {
     pub(super) settings: Settings,
     pub(super) agent: Agent,
-    pub(super) host: Host,
+    pub(super) known: Arc<Known>,
+    pub(super) services: Option<ServicesFile>,
     pub(super) pipeline: Pipeline,
     /// From what earlier runs had to what is configured.
     pub(super) news: News,
@@ -91,7 +94,9 @@ pub(crate) fn plan(settings: Settings, config: Config) -> Result<Plan, Failure> 
     let ids: BTreeSet<String> = kept.iter().chain(&added).map(|log| log.id.clone()).collect();
     let selections = kept.iter().chain(&added).map(|log| log.selection.clone()).collect();
     let removed = former.into_iter().filter(|log| !ids.contains(&log.id));
-    let subscribe = |log| subscribe(log, &host, directory);
+    let mut services = host.ip_ranges.as_deref().map(ServicesFile::new);
+    let known = Arc::new(Known { services: services.as_mut().and_then(ServicesFile::poll), host });
+    let subscribe = |log| subscribe(log, &known, directory);
     let mut before: Vec<_> = kept.into_iter().chain(removed).map(subscribe).collect::<Result<_, _>>()?;
     let mut added: Vec<_> = added.into_iter().map(subscribe).collect::<Result<_, _>>()?;
     if before.is_empty() {
@@ -100,7 +105,7 @@ pub(crate) fn plan(settings: Settings, config: Config) -> Result<Plan, Failure> 
     }
     let pipeline = Pipeline::new(exclusions.clone(), before);
     let news = News { exclusions, ids, selections, added };
-    Ok(Plan { settings, agent, host, pipeline, news, lock, pins })
+    Ok(Plan { settings, agent, known, services, pipeline, news, lock, pins })
 }
 
 fn is_writable(log: &FlowLog, host: &Host) -> Result<(), Failure> {
@@ -161,15 +166,14 @@ fn former_logs(spools: &Path) -> Vec<FlowLog> {
 }
 
 /// Opens a flow log's spool and begins to deliver what is in it.
-pub(super) fn subscribe(log: FlowLog, host: &Host, state_directory: &Path) -> Result<Subscription, Failure> {
+pub(super) fn subscribe(log: FlowLog, known: &Arc<Known>, state_directory: &Path) -> Result<Subscription, Failure> {
     let directory = state_directory.join(SPOOLS).join(&log.id);
     let said = |error: &dyn std::fmt::Display| Failure::Run(format!("spool {}: {error}", directory.display()));
     let spool = Arc::new(Spool::open(&directory, log.spool_bytes_max).map_err(|e| said(&e))?);
     let log = Arc::new(log);
-    let identity = host.identity.clone();
-    let account_id = identity.account_id.clone();
+    let identity = known.host.identity.clone();
     let delivery = Delivery::start(Arc::clone(&log), identity, Arc::clone(&spool), directory.clone());
-    Ok(Subscription::new(log, account_id, spool).delivered_by(delivery.map_err(|e| said(&e))?))
+    Ok(Subscription::new(log, Arc::clone(known), spool).delivered_by(delivery.map_err(|e| said(&e))?))
 }
 
 /// Below the state directory, one directory for each flow log.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::flow_log::{self, FlowLog, Layout};
 use crate::identity::Identity;
-use crate::sink::{CloudWatch, Delivered, Directory, Firehose, Names, Objects, Outcome, Print, S3, Step, Store};
+use crate::sink::{CloudWatch, Delivered, Directory, Firehose, Names, Objects, Outcome, Print, S3, Shape, Step, Store};
 use crate::spool::Spool;
 
 pub(super) enum Sink {
@@ -22,8 +22,8 @@ impl Sink {
     pub(super) fn open(log: &FlowLog, identity: &Identity, spool: &Arc<Spool>) -> Result<Self, Outcome> {
         let names = |folder: &str, layout: &Layout| Names::new(identity.clone(), &log.id, folder, *layout);
         let objects = |names, layout: &Layout, store| {
-            let (spool, header) = (Arc::clone(spool), log.format.header());
-            Objects::open(spool, names, &header, layout.object_interval, store).map(Self::Objects)
+            let (spool, shape) = (Arc::clone(spool), Shape::new(layout.file_format, &log.format));
+            Objects::open(spool, names, shape, layout.object_interval, store).map(Self::Objects)
         };
         Ok(match &log.destination {
             flow_log::Destination::Stdout => Self::Print(Print::new(spool.directory())),

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use super::destination::Sink;
 use super::status::{State, Status};
 use super::*;
-use crate::flow_log::{Destination, Layout, Retention, TrafficType};
+use crate::flow_log::{Destination, Fields, Layout, Retention, TrafficType};
 use crate::format::Format;
 use crate::select::Selection;
 use crate::sink::{Outcome, Step};
@@ -74,6 +74,7 @@ fn log(destination: Destination) -> FlowLog {
         format: Format::default(),
         destination,
         tags: BTreeMap::new(),
+        fields: Fields::default(),
         spool_bytes_max: u64::MAX,
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod asking;
 pub(crate) mod imds;
 pub(crate) mod kept;
 pub(crate) mod mac;
+pub(crate) mod services;
 
 use sha2::{Digest, Sha256};
 
@@ -30,6 +31,13 @@ pub(crate) enum IdentityError {
 pub(crate) struct Identity {
     pub(crate) account_id: String,
     pub(crate) region: String,
+}
+
+/// The stand-ins.
+impl Default for Identity {
+    fn default() -> Self {
+        Self { account_id: STAND_IN_ACCOUNT_ID.to_owned(), region: STAND_IN_REGION.to_owned() }
+    }
 }
 
 impl Identity {

@@ -20,7 +20,10 @@ use crate::capture::flow::{Drained, Flow};
 use crate::config::Config;
 use crate::encode;
 use crate::flow_log::FlowLog;
+use crate::identity::services::ServicesFile;
+use crate::known::Known;
 use crate::pipeline::{Pipeline, Slice};
+use crate::record;
 use crate::select::Named;
 use crate::subscription::Ended;
 use crate::window::window_at;
@@ -68,7 +71,10 @@ pub(crate) fn replay(input: impl Read + Send, config: &Config, unsaid: &Unsaid, 
         report.joined += counter.joined();
     }
     let tracked = named(file.into_names(), config);
-    let mut records = Records { config, log, tracked, out, lines: Vec::with_capacity(BUFFER_BYTES) };
+    let services = config.host.ip_ranges.as_deref().and_then(|path| ServicesFile::new(path).poll());
+    let known = Known { host: config.host.clone(), services };
+    let host = known.host(log);
+    let mut records = Records { config, log, known, host, tracked, out, lines: Vec::with_capacity(BUFFER_BYTES) };
     records.write(windows)?;
     Ok(report)
 }
@@ -89,6 +95,8 @@ fn named(names: impl Iterator<Item = (u32, String)>, config: &Config) -> BTreeMa
 struct Records<'a, W> {
     config: &'a Config,
     log: &'a FlowLog,
+    known: Known,
+    host: record::Host,
     tracked: BTreeMap<u32, Named>,
     out: W,
     lines: Vec<u8>,
@@ -107,7 +115,7 @@ impl<W: Write> Records<'_, W> {
             }
             expected = Some(self.window(&mut pipeline, start, counter.into_drained())? + 1);
         }
-        self.flush()?;
+        self.out.write_all(&self.lines)?;
         self.out.flush()
     }
 
@@ -122,20 +130,15 @@ impl<W: Write> Records<'_, W> {
     }
 
     fn slice(&mut self, slice: &Slice) -> io::Result<()> {
-        let window = Ended::with(slice, self.log);
-        let batch = window.batch(&self.config.host.identity.account_id, self.log, &slice.flows);
+        let window = Ended::with(slice, self.log, &self.known);
+        let batch = window.batch(&self.host, self.log, &slice.flows);
         for record in batch.records() {
             encode::append(&self.log.format, &record, &mut self.lines);
             if self.lines.len() >= BUFFER_BYTES {
-                self.flush()?;
+                self.out.write_all(&self.lines)?;
+                self.lines.clear();
             }
         }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.write_all(&self.lines)?;
-        self.lines.clear();
         Ok(())
     }
 }

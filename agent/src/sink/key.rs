@@ -48,7 +48,7 @@ impl Names {
 
     fn key_with(&self, slot: i64, hash: &str) -> String {
         let utc = utc(slot);
-        let Layout { hive_compatible_partitions, per_hour_partition, .. } = self.layout;
+        let Layout { hive_compatible_partitions, per_hour_partition, file_format, .. } = self.layout;
         let date = match (hive_compatible_partitions, per_hour_partition) {
             (false, false) => "%Y/%m/%d",
             (false, true) => "%Y/%m/%d/%H",
@@ -56,7 +56,8 @@ impl Names {
             (true, true) => "year=%Y/month=%m/day=%d/hour=%H",
         };
         let (prefix, stem) = (self.prefix(), self.stem());
-        format!("{prefix}/{}/{stem}{}_{hash}.log.gz", utc.strftime(date), utc.strftime("%Y%m%dT%H%MZ"))
+        let (date, stamp, suffix) = (utc.strftime(date), utc.strftime("%Y%m%dT%H%MZ"), file_format.suffix());
+        format!("{prefix}/{date}/{stem}{stamp}_{hash}{suffix}")
     }
 
     /// Everything before the date.
@@ -85,10 +86,12 @@ fn utc(seconds: i64) -> DateTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow_log::FileFormat;
 
     fn names(folder: &str, hive_compatible_partitions: bool, per_hour_partition: bool) -> Names {
         let identity = Identity::new(Some("123456789012"), Some("us-east-1")).unwrap();
-        let layout = Layout { hive_compatible_partitions, per_hour_partition, object_interval: 300 };
+        let layout =
+            Layout { hive_compatible_partitions, per_hour_partition, object_interval: 300, ..Layout::default() };
         Names::new(identity, "fl-1234abcd", folder, layout)
     }
 
@@ -111,6 +114,14 @@ mod tests {
             assert_eq!(names.key_with(slot, "fe123456"), format!("{prefix}/{date}/{file}"));
             assert_eq!((names.prefix(), file.starts_with(&names.stem())), (prefix, true));
         }
+    }
+
+    #[test]
+    fn parquet_has_no_gzip_around_it() {
+        let identity = Identity::new(Some("123456789012"), Some("us-east-1")).unwrap();
+        let layout = Layout { file_format: FileFormat::Parquet, ..Layout::default() };
+        let key = Names::new(identity, "fl-1234abcd", "", layout).key_with(0, "fe123456");
+        assert!(key.ends_with("/123456789012_vpcflowlogs_us-east-1_fl-1234abcd_19700101T0000Z_fe123456.log.parquet"));
     }
 
     #[test]

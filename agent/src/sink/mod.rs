@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod aws;
+mod body;
 mod cloudwatch;
 mod dead_letter;
 mod directory;
@@ -13,6 +14,7 @@ mod key;
 mod member;
 mod objects;
 mod outcome;
+mod parquet;
 mod print;
 mod retention;
 mod s3;
@@ -24,6 +26,7 @@ mod walk;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use aws::judge_credentials;
 pub(crate) use aws::probe;
+pub(crate) use body::Shape;
 pub(crate) use cloudwatch::CloudWatch;
 pub(crate) use dead_letter::DEAD_LETTERS;
 pub(crate) use directory::Directory;
@@ -34,6 +37,8 @@ pub(crate) use outcome::{Fault, Outcome};
 pub(crate) use print::Print;
 pub(crate) use s3::S3;
 pub(crate) use stdout::Stdout;
+
+use ::parquet::errors::ParquetError;
 
 use crate::spool::SpoolError;
 
@@ -48,7 +53,7 @@ pub(crate) struct Delivered {
     pub(crate) bytes: u64,
     /// The same, not compressed.
     pub(crate) text_bytes: u64,
-    /// Records that the destination will never take.
+    /// Records that the destination will never take, or that were no records of its format.
     pub(crate) dead_letters: u64,
 }
 
@@ -65,5 +70,12 @@ pub(crate) enum Step {
 impl From<SpoolError> for Outcome {
     fn from(error: SpoolError) -> Self {
         Self::Retry(Fault::new("spool", error.to_string()))
+    }
+}
+
+/// Nothing that we know makes one.
+impl From<ParquetError> for Outcome {
+    fn from(error: ParquetError) -> Self {
+        Self::Retry(Fault::new("parquet", error.to_string()))
     }
 }

@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::body::{Body, Object, Shape};
 use super::due::{due, next_look};
-use super::member::{Member, TEXT_BYTES_MAX};
+use super::member::TEXT_BYTES_MAX;
 use super::{Delivered, Directory, Names, Outcome, S3};
 use crate::fault;
 use crate::register::Register;
@@ -42,8 +43,7 @@ impl Store {
 pub(crate) struct Objects {
     spool: Arc<Spool>,
     names: Names,
-    /// The first line of each.
-    header: String,
+    shape: Shape,
     /// Seconds that a batch is collected for, see [`due`].
     interval: u32,
     store: Store,
@@ -70,12 +70,12 @@ struct Part {
 }
 
 impl Objects {
-    /// `header`: the first line, without newline. To be made before a window is finished in the spool: what a batch
+    /// To be made before a window is finished in the spool: what a batch
     /// that was begun is made of must not make room for it.
     pub(crate) fn open(
         spool: Arc<Spool>,
         names: Names,
-        header: &str,
+        shape: Shape,
         interval: u32,
         store: Store,
     ) -> Result<Self, SpoolError> {
@@ -84,9 +84,8 @@ impl Objects {
         if let Err(error) = write_batch_file(&mut batch_file, through) {
             tracing::warn!("{error}");
         }
-        let (header, delivered) = (format!("{header}\n"), Delivered::default());
-        let (batch, text_bytes_max) = (None, TEXT_BYTES_MAX);
-        let mut objects = Self { spool, names, header, interval, store, batch, batch_file, delivered, text_bytes_max };
+        let (batch, delivered, text_bytes_max) = (None, Delivered::default(), TEXT_BYTES_MAX);
+        let mut objects = Self { spool, names, shape, interval, store, batch, batch_file, delivered, text_bytes_max };
         // None of it is there when the batch was settled.
         objects.batch = objects.batch_through(through)?;
         Ok(objects)
@@ -101,21 +100,27 @@ impl Objects {
         }
         let batch = self.batch.as_ref()?;
         let Some(&part) = batch.left.last() else { return Some(self.settle()) };
-        let (object, records, text_bytes) = match self.assemble(batch, part) {
-            Ok(assembled) => assembled,
-            Err(error) => return Some(error.into()),
+        let Object { bytes, records, text_bytes, misfits } = match self.assemble(batch, part) {
+            Ok(object) => object,
+            Err(outcome) => return Some(outcome),
         };
         let key = self.names.key(batch.segments.first()?.window.number, part.slot, part.number);
-        let bytes = object.len() as u64;
-        let outcome = self.store.put(&key, object.into()).await;
-        if outcome != Outcome::Done {
-            return Some(outcome);
+        if misfits > 0 {
+            tracing::error!("{misfits} records are no rows of {key}, and are left out");
         }
-        self.store.tidy(now);
-        self.delivered.calls += 1;
-        self.delivered.bytes += bytes;
-        self.delivered.text_bytes += text_bytes;
-        self.delivered.records += records;
+        if records > 0 {
+            let length = bytes.len() as u64;
+            let outcome = self.store.put(&key, bytes.into()).await;
+            if outcome != Outcome::Done {
+                return Some(outcome);
+            }
+            self.store.tidy(now);
+            self.delivered.calls += 1;
+            self.delivered.bytes += length;
+            self.delivered.text_bytes += text_bytes;
+            self.delivered.records += records;
+        }
+        self.delivered.dead_letters += misfits;
         let batch = self.batch.as_mut()?;
         batch.left.pop();
         Some(if batch.left.is_empty() { self.settle() } else { Outcome::Done })
@@ -154,8 +159,9 @@ impl Objects {
             return Ok(None);
         }
         let mut parts = BTreeSet::new();
-        self.visit(&segments, |part, _| {
+        self.visit(&segments, |part, _| -> Result<(), SpoolError> {
             parts.insert(part);
+            Ok(())
         })?;
         // The last is the next.
         Ok(Some(Batch { segments, through, left: parts.into_iter().rev().collect() }))
@@ -173,22 +179,18 @@ impl Objects {
         Outcome::Done
     }
 
-    /// An object, its records, and the length of its text.
-    fn assemble(&self, batch: &Batch, wanted: Part) -> Result<(Vec<u8>, u64, u64), SpoolError> {
-        let mut member = Member::new(&self.header).map_err(|_| SpoolError::Block)?;
-        let (mut records, mut text_bytes) = (0, self.header.len() as u64);
-        self.visit(&batch.segments, |part, block| {
-            if part == wanted {
-                member.push(block);
-                records += u64::from(block.records);
-                text_bytes += u64::from(block.raw_len);
-            }
-        })?;
-        Ok((member.finish(), records, text_bytes))
+    fn assemble(&self, batch: &Batch, wanted: Part) -> Result<Object, Outcome> {
+        let mut body = Body::new(&self.shape)?;
+        self.visit(&batch.segments, |part, block| if part == wanted { body.push(block) } else { Ok(()) })?;
+        body.finish()
     }
 
     /// Every block that has records, with the object that it belongs to; always the same one.
-    fn visit(&self, segments: &[Segment], mut visit: impl FnMut(Part, &Block)) -> Result<(), SpoolError> {
+    fn visit<E: From<SpoolError>>(
+        &self,
+        segments: &[Segment],
+        mut visit: impl FnMut(Part, &Block) -> Result<(), E>,
+    ) -> Result<(), E> {
         // By slot: the part that is being filled, and its text.
         let mut filling: BTreeMap<i64, (u32, u64)> = BTreeMap::new();
         for segment in segments {
@@ -198,13 +200,13 @@ impl Objects {
                     continue;
                 }
                 let slot = block.key.parse().unwrap_or_else(|_| self.names.slot_of(segment.window.end));
-                let header = self.header.len() as u64;
+                let header = self.shape.text_bytes();
                 let (number, text_bytes) = filling.entry(slot).or_insert((0, header));
                 if *text_bytes > header && *text_bytes + u64::from(block.raw_len) > self.text_bytes_max {
                     (*number, *text_bytes) = (*number + 1, header);
                 }
                 *text_bytes += u64::from(block.raw_len);
-                visit(Part { slot, number: *number }, &block);
+                visit(Part { slot, number: *number }, &block)?;
             }
         }
         Ok(())
@@ -235,7 +237,8 @@ fn read_batch_file(spool: &Spool) -> Result<(Register, SegmentId), SpoolError> {
 mod tests {
     use super::*;
     use crate::disk;
-    use crate::flow_log::Layout;
+    use crate::flow_log::{FileFormat, Layout};
+    use crate::format::Format;
     use crate::identity::Identity;
     use crate::spool::Window;
     use flate2::bufread::GzDecoder;
@@ -246,7 +249,9 @@ mod tests {
     use std::task::{Context, Poll, Waker};
     use std::{fs, pin::pin};
 
-    const HEADER: &str = "the header";
+    /// Of as many fields as the lines here have words.
+    const FORMAT: &str = "${action} ${srcaddr} ${dstaddr} ${log-status}";
+    const HEADER: &str = "action srcaddr dstaddr log-status";
     /// 2018-06-20T16:20:00Z
     const SLOT: i64 = 1_529_511_600;
 
@@ -258,11 +263,15 @@ mod tests {
         }
     }
 
-    struct Place(tempfile::TempDir);
+    struct Place(tempfile::TempDir, FileFormat);
 
     impl Place {
         fn new() -> Self {
-            Self(tempfile::tempdir().unwrap())
+            Self::of(FileFormat::PlainText)
+        }
+
+        fn of(file_format: FileFormat) -> Self {
+            Self(tempfile::tempdir().unwrap(), file_format)
         }
 
         fn spool_directory(&self) -> PathBuf {
@@ -277,9 +286,10 @@ mod tests {
         fn open(&self, interval: u32) -> Option<Objects> {
             let spool = Arc::new(Spool::open(&self.spool_directory(), u64::MAX).ok()?);
             let identity = Identity::new(Some("123456789012"), Some("us-east-1")).unwrap();
-            let names = Names::new(identity, "fl-1234abcd", "", Layout::default());
+            let names = Names::new(identity, "fl-1234abcd", "", Layout { file_format: self.1, ..Layout::default() });
             let directory = Directory::create(self.objects_directory(), &names).ok()?;
-            Objects::open(spool, names, HEADER, interval, Store::Directory(directory)).ok()
+            let shape = Shape::new(self.1, &Format::parse(FORMAT).unwrap());
+            Objects::open(spool, names, shape, interval, Store::Directory(directory)).ok()
         }
 
         /// What is there under names that are not hidden.
@@ -313,15 +323,18 @@ mod tests {
         }
     }
 
-    /// Of one gzip member with the header.
+    /// Of one gzip member with the header, or a Parquet file.
     fn object(path: &Path, bytes: &[u8]) -> (String, String) {
+        let stamp = path.to_str().unwrap().rsplit('_').nth(1).unwrap().to_owned();
+        if path.extension().is_some_and(|extension| extension == "parquet") {
+            return (stamp, super::super::parquet::tests::lines(bytes));
+        }
         assert_eq!(&bytes[..8], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0], "a name or time in the gzip header");
         let mut member = GzDecoder::new(bytes);
         let mut text = String::new();
         member.read_to_string(&mut text).unwrap();
         assert!(member.into_inner().is_empty(), "a second gzip member");
-        let text = text.strip_prefix("the header\n").expect("no header");
-        let stamp = path.to_str().unwrap().rsplit('_').nth(1).unwrap().to_owned();
+        let text = text.strip_prefix(HEADER).and_then(|text| text.strip_prefix('\n')).expect("no header");
         (stamp, text.to_owned())
     }
 
@@ -403,33 +416,59 @@ mod tests {
     fn parts_start_at_the_limit() {
         let place = Place::new();
         let mut objects = place.open(300).unwrap();
-        objects.text_bytes_max = 100;
+        objects.text_bytes_max = 120;
         for minute in 0..3 {
             append(&objects.spool, minute, &[SLOT; 10]).unwrap();
         }
         assert!(deliver_all(&mut objects, SLOT, true).iter().all(|outcome| *outcome == Outcome::Done));
         let sizes: Vec<usize> = place.objects().iter().map(|(_, text)| HEADER.len() + 1 + text.len()).collect();
-        assert!(sizes.len() == 6 && sizes.iter().all(|size| (80..=100).contains(size)), "{sizes:?}");
+        assert!(sizes.len() == 6 && sizes.iter().all(|size| (90..=120).contains(size)), "{sizes:?}");
         let mut want: Vec<String> =
             (0..3).flat_map(|minute| (0..10).map(move |at| line(minute, at).trim().to_owned())).collect();
         want.sort();
         assert_eq!(place.lines(), want);
     }
 
-    #[test]
-    fn a_damaged_block_is_all_that_is_missing() {
-        let place = Place::new();
+    /// What is published of a segment of three blocks after something happened to its file, and the records lost.
+    fn published(file_format: FileFormat, damage: impl Fn(&mut Vec<u8>)) -> (Vec<String>, u64) {
+        let place = Place::of(file_format);
         let mut objects = place.open(0).unwrap();
         append(&objects.spool, 0, &[SLOT; 3]).unwrap();
         let path = fs::read_dir(place.spool_directory()).unwrap().map(|entry| entry.unwrap().path());
         let path = path.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "seg")).unwrap();
         let mut bytes = fs::read(&path).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
+        damage(&mut bytes);
         fs::write(&path, bytes).unwrap();
         assert_eq!(deliver_all(&mut objects, SLOT, false), [Outcome::Done]);
-        assert_eq!(place.objects()[0].1, line(0, 0) + &line(0, 2));
-        assert_eq!(objects.spool.dropped().corrupt_records, 1);
+        assert_eq!(objects.spool.segments(), []);
+        (place.objects().into_iter().map(|(_, text)| text).collect(), objects.spool.dropped().corrupt_records)
+    }
+
+    #[test]
+    fn a_damaged_block_is_all_that_is_missing() {
+        for file_format in [FileFormat::PlainText, FileFormat::Parquet] {
+            let flip = |bytes: &mut Vec<u8>| {
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+            };
+            assert_eq!(published(file_format, flip), (vec![line(0, 0) + &line(0, 2)], 1));
+        }
+    }
+
+    /// Every object is whole, whatever is left of the segment: of each length, the blocks before that.
+    #[test]
+    fn a_truncated_segment_never_makes_a_broken_object() {
+        let mut seen = BTreeSet::new();
+        for length in 60..400 {
+            let cut = |bytes: &mut Vec<u8>| bytes.truncate(length);
+            let text = published(FileFormat::PlainText, cut);
+            assert_eq!(published(FileFormat::Parquet, cut), text, "cut to {length}");
+            let (objects, lost) = text;
+            let lines: usize = objects.iter().map(|text| text.lines().count()).sum();
+            assert_eq!(lines as u64 + lost, 3, "cut to {length}");
+            seen.insert(lines);
+        }
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), [0, 1, 2, 3]);
     }
 
     /// One that cannot be published is kept, and published under the same name when it can; others wait behind it.

@@ -110,6 +110,7 @@ impl Scene {
             format: Format::default(),
             destination: flow_log::Destination::Stdout,
             tags: BTreeMap::from([("env".to_owned(), "prod".to_owned())]),
+            fields: flow_log::Fields::default(),
             spool_bytes_max: u64::MAX,
         };
         let mut sink = CloudWatch::new(&log, &settings, self.directory.path());
