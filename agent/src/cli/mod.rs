@@ -4,6 +4,7 @@
 mod check;
 mod detach;
 mod doctor;
+mod fields;
 mod generate;
 mod journald;
 mod list;
@@ -31,6 +32,7 @@ Examples:
   flowlogd top 10.0.0.0/8 port 443
   flowlogd prove --for 60s
   flowlogd list --json
+  flowlogd fields
   flowlogd doctor
   flowlogd detach
 
@@ -61,6 +63,8 @@ enum Command {
     Prove(prove::Args),
     /// List the configured flow logs and how their delivery goes
     List(list::Args),
+    /// List the fields that a log format may have, and where this host has each from
+    Fields(fields::Args),
     /// Remove what a killed agent left counting in the kernel; its counters are lost
     Detach(detach::Args),
     /// Show what waits to be delivered, since when, and why
@@ -135,6 +139,7 @@ pub fn main() -> ExitCode {
         Command::Top(args) => top::run(&args),
         Command::Prove(args) => prove::run(&args),
         Command::List(args) => list::run(&args),
+        Command::Fields(args) => fields::run(&args),
         Command::Detach(args) => detach::run(&args),
         Command::Spool(args) => spool::run(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -17,6 +17,17 @@ pub(crate) enum Type {
     Int64,
 }
 
+impl Type {
+    /// AWS's word.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Text => "STRING",
+            Self::Int32 => "INT32",
+            Self::Int64 => "INT64",
+        }
+    }
+}
+
 /// What a record has in a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Value<'a> {
