@@ -3,6 +3,7 @@
 //! Always: no value is empty or has a space in it.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -21,6 +22,8 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 pub(crate) struct Known {
     pub(crate) host: Host,
     pub(crate) services: Option<Arc<Services>>,
+    /// The kernel's names of what refuses packets, by its numbers.
+    pub(crate) drop_reasons: Arc<BTreeMap<u16, String>>,
 }
 
 impl Known {
@@ -38,6 +41,7 @@ impl Known {
             hostname: hostname.as_deref().and_then(encoded),
             traffic_path: *traffic_path,
             tags: tags(&log.fields.instance_tags, |key| labels.get(key)),
+            drop_reasons: Arc::clone(&self.drop_reasons),
             services: self.services.clone(),
         }
     }
@@ -83,7 +87,6 @@ mod tests {
     use super::*;
     use crate::identity::imds::{Imds, Interface};
     use crate::identity::mac::Mac;
-    use std::collections::BTreeMap;
 
     fn log(rewriting: Rewriting) -> FlowLog {
         let log = r#"{"id": "fl-1", "selection": {"globs": [], "subnets": []}, "traffic_type": "All", "interval": 60,
@@ -113,7 +116,7 @@ mod tests {
             interface_labels: BTreeMap::from([("eth 0".to_owned(), labels(&[("empty", ""), ("net", "d-m_z.~")]))]),
             ..Host::default()
         };
-        let known = Known { host: host.clone(), services: None };
+        let known = Known { host: host.clone(), ..Known::default() };
         let said = known.host(&log(Rewriting::None));
         assert_eq!((said.hostname.as_deref(), said.az_id.as_deref()), (Some("a%20b"), Some("euw1-az1")));
         assert_eq!(said.tags, [Some("50%25%20%C3%BCb%2Fer".to_owned()), None]);
@@ -121,7 +124,7 @@ mod tests {
         assert_eq!((interface.name.as_str(), interface.tags), ("eth%200", [None, Some("d-m_z.~".to_owned())]));
         // A sublocation is in no zone.
         host.sublocation = Some(("outpost".to_owned(), "op-1".to_owned()));
-        let said = Known { host, services: None }.host(&log(Rewriting::None));
+        let said = Known { host, ..Known::default() }.host(&log(Rewriting::None));
         assert_eq!((said.az_id, said.sublocation_id.as_deref()), (None, Some("op-1")));
     }
 
@@ -152,7 +155,7 @@ mod tests {
         let imds = Imds { primary: Some(mac(1)), interfaces: interfaces.into(), ..Imds::default() };
         let ids = |configured: &str, imds: Option<Imds>, id: &str| {
             let host = Host { vpc_id: Some(configured.to_owned()), imds, ..Host::default() };
-            let known = Known { host, services: None };
+            let known = Known { host, ..Known::default() };
             let said = known.interface(&log(Rewriting::None), &named(id, "eth0", None));
             (said.vpc_id.unwrap_or_default(), said.subnet_id.unwrap_or_default())
         };

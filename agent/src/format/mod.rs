@@ -71,10 +71,6 @@ impl Format {
         self.is_default
     }
 
-    pub(crate) fn version(&self) -> u8 {
-        self.version
-    }
-
     /// What a record has in a field of this format.
     #[inline]
     pub(crate) fn value<'a>(&self, field: &Field, record: &Record<'a>) -> Value<'a> {

@@ -407,6 +407,14 @@ pub(crate) static FIELDS: &[Field] = &[
         any(|record| text(record.host.hostname.as_ref())),
         "The host's name when the agent started, percent-encoded. `-`: it has none.",
     ),
+    field(
+        "x-drop-reason",
+        0,
+        Text,
+        of_flow!(|record, flow| text(record.host.drop_reasons.get(&flow.reason))),
+        "The kernel's name for what refused the packets, such as NETFILTER_DROP; the first, if several did. `-`: they were \
+         not refused.",
+    ),
 ];
 
 /// AWS's default: all of version 2, in its order.

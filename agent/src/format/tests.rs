@@ -71,7 +71,7 @@ fn a_formats_version_is_its_highest() {
         ("x-hostname version", 2),
     ] {
         let format = of_header(header);
-        assert_eq!(format.version(), version, "{header}");
+        assert_eq!(format.version, version, "{header}");
         let (host, interface) = (Host::default(), Interface::default());
         let record =
             Record { host: &host, interface: &interface, flow: None, start: 0, end: 59, status: Status::NoData };
