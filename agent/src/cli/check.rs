@@ -240,6 +240,30 @@ mod tests {
     }
 
     #[test]
+    fn who_refuses_the_format() {
+        let toml = "[[flow-log]]\nlog-destination-type = \"kinesis-data-firehose\"\naddress-rewriting = \"aws\"\n\
+                    log-destination = \"arn:aws:firehose:eu-west-1:123456789012:deliverystream/a\"\n\
+                    log-format = \"${version} ${x-hostname}\"\ntag-field-specifications.instance = [\"role\"]\n";
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("f.toml");
+        std::fs::write(&file, toml).unwrap();
+        let config = config::read(&file).and_then(|tables| tables.build(&Surroundings::default())).unwrap();
+        let checked = check(&config.logs[0], &config.host, &[], &Stack::default(), None);
+        let said = text(&config.host, std::slice::from_ref(&checked), &[], false);
+        for line in [
+            "  addresses     the interface's primary address stands for its end of every IPv4 flow, as in AWS\n",
+            "  tag fields    instance: role\n",
+            "  not for       Elastic parse_aws_vpc_flow_log: does not know x-hostname\n",
+            "  not for       Vector parse_aws_vpc_flow_log: does not know x-hostname\n",
+            "  not for       Splunk aws:cloudwatchlogs:vpcflow: finds the default format's values by their places; more \
+             may follow behind them\n",
+        ] {
+            assert!(said.contains(line), "{line} not in {said}");
+        }
+        assert_eq!(serde_json::to_value(&checked).unwrap()["RefusedBy"].as_array().map(Vec::len), Some(3));
+    }
+
+    #[test]
     fn what_a_flow_log_would_do() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("f.toml");
@@ -264,6 +288,7 @@ mod tests {
         let said = text(&config.host, std::slice::from_ref(&checked), &["w".to_owned()], false);
         assert!(said.contains("  interfaces    eth0, lo\n  absent        gone: no such interface now\n"), "{said}");
         assert!(said.ends_with("\n\nwarning: w\n"), "{said}");
+        assert!(checked.refused_by.is_empty() && !said.contains("not for"), "{said}");
         let shown = serde_json::to_value(&checked).unwrap();
         let resource = "arn:aws:s3:::logs/a/AWSLogs/000000000000/*";
         assert_eq!(shown["Permissions"], serde_json::json!([{ "Action": "s3:PutObject", "Resource": resource }]));

@@ -263,7 +263,12 @@ fn a_text() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn any_record_in_any_format_reads_back(format in a_format(), flow in proptest::option::of(a_flow()), primary in any::<[u8; 4]>(), rewrites in any::<bool>()) {
+    fn any_record_in_any_format_reads_back(
+        format in a_format(),
+        flow in proptest::option::of(a_flow()),
+        primary in any::<[u8; 4]>(),
+        rewrites in any::<bool>(),
+    ) {
         let (host, mut interface) = (host(), interface());
         interface.stands_for = rewrites.then(|| primary.into());
         let (start, end) = flow.map_or((60, 119), |flow| (flow.first, flow.last));
