@@ -123,7 +123,9 @@ fn by_interface(format: &Format, batch: &Batch, writer: &mut Writer) -> Result<u
     for run in sorted.places.chunk_by(|one, next| one.interface() == next.interface()) {
         let interface = sorted.interfaces[run[0].interface()];
         for place in run {
-            let record = place.record(batch, interface);
+            // One id may be that of several interfaces.
+            let own = place.flow.and_then(|flow| batch.interfaces.get(&flow.key.ifindex));
+            let record = place.record(batch, own.unwrap_or(interface));
             if start.replace(record.start) != Some(record.start) {
                 prefix = format!("{} ", record.start);
             }
@@ -154,7 +156,6 @@ struct Place<'a> {
 impl<'a> Sorted<'a> {
     fn new(batch: &Batch<'a>) -> Self {
         let mut interfaces: Vec<&Interface> = Vec::new();
-        // Several may go by one id.
         let mut numbers: HashMap<&str, u64> = HashMap::new();
         let mut last = ("", 0);
         let mut places = Vec::with_capacity(batch.flows.len() + batch.statuses.len());
@@ -319,6 +320,33 @@ mod tests {
         let mut flows = some_flows();
         flows[2].first += 1;
         assert_eq!(blocks(cloud_watch_logs(), &flows, &[(2, Status::NoData)]), want);
+    }
+
+    /// What records of one stream say of their interface is that interface's.
+    #[test]
+    fn two_interfaces_of_one_id() {
+        let root = tempfile::tempdir().unwrap();
+        let spool = Spool::open(root.path(), u64::MAX).unwrap();
+        let interface =
+            |name: &str| Interface { id: "eni-a".to_owned(), name: name.to_owned(), ..Interface::default() };
+        let batch = Batch {
+            host: &Host::default(),
+            number: 5,
+            start: START,
+            end: START + 599,
+            traffic_type: TrafficType::All,
+            flows: &[flow(1, 80, 9, 9), flow(2, 81, 3, 3), flow(1, 82, 1, 1)],
+            statuses: &[],
+            interfaces: &BTreeMap::from([(1, interface("eth1")), (2, interface("eth2"))]),
+        };
+        let format = Format::parse("${x-interface-name} ${dstport}").unwrap();
+        let log = FlowLog { format, ..log(cloud_watch_logs()) };
+        super::spool(&log, &batch, &spool).unwrap();
+        let segment = spool.segments().pop().unwrap();
+        let texts =
+            spool.read(segment.id).unwrap().map(|block| String::from_utf8(block.unwrap().text().unwrap()).unwrap());
+        let [one, three, nine] = [1, 3, 9].map(|offset| START + offset);
+        assert_eq!(texts.collect::<Vec<_>>(), [format!("{one} eth1 82\n{three} eth2 81\n{nine} eth1 80\n")]);
     }
 
     #[test]

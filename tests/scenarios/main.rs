@@ -24,6 +24,7 @@ mod doctor;
 mod drop_takeover;
 mod exclusions;
 mod fault_points;
+mod fields;
 mod hotplug;
 mod identity;
 mod idle;

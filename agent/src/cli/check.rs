@@ -15,6 +15,8 @@ use crate::capture::interfaces::{self, Interface};
 use crate::config::describe::Description;
 use crate::config::{self, Agent, Host, policy};
 use crate::flow_log::{Destination, FlowLog, Layout};
+use crate::format::consumers::{self, Reading, Refusal};
+use crate::identity::services;
 use crate::serve::{client, socket};
 use crate::stack::Stack;
 use crate::status::Snapshot;
@@ -55,6 +57,8 @@ struct Checked {
     #[serde(skip_serializing_if = "Option::is_none")]
     objects_per_day_max: Option<u32>,
     permissions: Vec<Permission>,
+    /// Programs that cannot read this format, or not all of it.
+    refused_by: Vec<Refusal>,
     /// Of a day; none: no agent runs, or not for long enough.
     #[serde(skip_serializing_if = "Option::is_none")]
     estimate: Option<Estimate>,
@@ -76,9 +80,14 @@ struct Permission {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let config = config::load(&args.config).map_err(|e| Failure::Usage(e.to_string()))?;
+    let mut config = config::load(&args.config).map_err(|e| Failure::Usage(e.to_string()))?;
     if args.iam_policy {
         return say_json(&policy::document(&config.logs, &config.host.identity));
+    }
+    if let Some(path) = &config.host.ip_ranges
+        && let Err(error) = services::read(path)
+    {
+        config.warnings.push(format!("ip-ranges '{}': {error}", path.display()));
     }
     let all = interfaces::list().map_err(crate::capture::Error::from)?;
     let stack = Stack::read();
@@ -117,7 +126,19 @@ fn check(log: &FlowLog, host: &Host, all: &[Interface], stack: &Stack, running: 
         counted_twice: twice.map(|(lower, upper)| Twice { lower: lower.to_owned(), upper: upper.to_owned() }).collect(),
         captures: names,
         objects_per_day_max: layout.map(|layout| objects_per_day(log.interval, layout)),
+        refused_by: reading(&log.destination)
+            .map_or_else(Vec::new, |reading| consumers::refusing(&log.format, reading)),
         permissions: permissions.map(|it| Permission { action: it.action, resource: it.resource }).collect(),
+    }
+}
+
+/// None: whoever reads it is no program that we know.
+fn reading(destination: &Destination) -> Option<Reading> {
+    match destination {
+        Destination::S3(_) | Destination::Directory { .. } => Some(Reading::Objects),
+        Destination::CloudWatchLogs(_) => Some(Reading::LogEvents),
+        Destination::Firehose(_) => Some(Reading::Stream),
+        Destination::Stdout => None,
     }
 }
 
@@ -161,6 +182,15 @@ fn text(host: &Host, checked: &[Checked], warnings: &[String], colour: bool) -> 
         if let Some(estimate) = &it.estimate {
             let calls = if it.objects_per_day_max.is_some() { "objects" } else { "calls" };
             line("estimate", &estimate.text(calls));
+        }
+        if it.description.address_rewriting.is_some() {
+            line("addresses", "the interface's primary address stands for its end of every IPv4 flow, as in AWS");
+        }
+        for specification in &it.description.tag_field_specifications {
+            line("tag fields", &format!("{}: {}", specification.resource_type, specification.tag_keys.join(", ")));
+        }
+        for Refusal { consumer, why } in &it.refused_by {
+            line("not for", &paint("33", &format!("{consumer}: {why}")));
         }
         for Permission { action, resource } in &it.permissions {
             line("permission", &format!("{action} on {resource}"));
@@ -210,6 +240,30 @@ mod tests {
     }
 
     #[test]
+    fn who_refuses_the_format() {
+        let toml = "[[flow-log]]\nlog-destination-type = \"kinesis-data-firehose\"\naddress-rewriting = \"aws\"\n\
+                    log-destination = \"arn:aws:firehose:eu-west-1:123456789012:deliverystream/a\"\n\
+                    log-format = \"${version} ${x-hostname}\"\ntag-field-specifications.instance = [\"role\"]\n";
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("f.toml");
+        std::fs::write(&file, toml).unwrap();
+        let config = config::read(&file).and_then(|tables| tables.build(&Surroundings::default())).unwrap();
+        let checked = check(&config.logs[0], &config.host, &[], &Stack::default(), None);
+        let said = text(&config.host, std::slice::from_ref(&checked), &[], false);
+        for line in [
+            "  addresses     the interface's primary address stands for its end of every IPv4 flow, as in AWS\n",
+            "  tag fields    instance: role\n",
+            "  not for       Elastic parse_aws_vpc_flow_log: does not know x-hostname\n",
+            "  not for       Vector parse_aws_vpc_flow_log: does not know x-hostname\n",
+            "  not for       Splunk aws:cloudwatchlogs:vpcflow: finds the default format's values by their places; more \
+             may follow behind them\n",
+        ] {
+            assert!(said.contains(line), "{line} not in {said}");
+        }
+        assert_eq!(serde_json::to_value(&checked).unwrap()["RefusedBy"].as_array().map(Vec::len), Some(3));
+    }
+
+    #[test]
     fn what_a_flow_log_would_do() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("f.toml");
@@ -234,6 +288,7 @@ mod tests {
         let said = text(&config.host, std::slice::from_ref(&checked), &["w".to_owned()], false);
         assert!(said.contains("  interfaces    eth0, lo\n  absent        gone: no such interface now\n"), "{said}");
         assert!(said.ends_with("\n\nwarning: w\n"), "{said}");
+        assert!(checked.refused_by.is_empty() && !said.contains("not for"), "{said}");
         let shown = serde_json::to_value(&checked).unwrap();
         let resource = "arn:aws:s3:::logs/a/AWSLogs/000000000000/*";
         assert_eq!(shown["Permissions"], serde_json::json!([{ "Action": "s3:PutObject", "Resource": resource }]));
