@@ -145,7 +145,11 @@ pub(crate) fn run(plan: Plan) -> Result<(), Failure> {
     // interface was hooked finds no counterpart and is in no record.
     if daemon.agent.verdicts {
         match daemon.capture.watch_drops() {
-            Ok(()) => daemon.no_verdicts = None,
+            Ok(()) => {
+                daemon.no_verdicts = None;
+                let drop_reasons = Arc::new(daemon.capture.policies());
+                daemon.know(Known { drop_reasons, ..(*daemon.known).clone() });
+            }
             Err(why) => {
                 tracing::warn!("every record will be ACCEPT: {why}");
                 daemon.no_verdicts = Some(why.to_string());

@@ -3,6 +3,7 @@
 //! Always: no value is empty or has a space in it.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -21,6 +22,8 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 pub(crate) struct Known {
     pub(crate) host: Host,
     pub(crate) services: Option<Arc<Services>>,
+    /// The kernel's names of what refuses packets, by its numbers.
+    pub(crate) drop_reasons: Arc<BTreeMap<u16, String>>,
 }
 
 impl Known {
@@ -38,6 +41,7 @@ impl Known {
             hostname: hostname.as_deref().and_then(encoded),
             traffic_path: *traffic_path,
             tags: tags(&log.fields.instance_tags, |key| labels.get(key)),
+            drop_reasons: Arc::clone(&self.drop_reasons),
             services: self.services.clone(),
         }
     }
@@ -76,4 +80,90 @@ fn tags<'a>(keys: &[String], value: impl Fn(&str) -> Option<&'a String>) -> [Opt
 /// As AWS writes tags: special characters as percent and their UTF-8 in hex. None: it is empty.
 fn encoded(text: &str) -> Option<String> {
     Some(utf8_percent_encode(text, ENCODED).to_string()).filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::imds::{Imds, Interface};
+    use crate::identity::mac::Mac;
+
+    fn log(rewriting: Rewriting) -> FlowLog {
+        let log = r#"{"id": "fl-1", "selection": {"globs": [], "subnets": []}, "traffic_type": "All", "interval": 60,
+            "format": "${end}", "destination": "Stdout", "tags": {}, "spool_bytes_max": 0}"#;
+        let mut log: FlowLog = serde_json::from_str(log).unwrap();
+        let keys = |names: [&str; 2]| names.map(str::to_owned).to_vec();
+        (log.fields.rewriting, log.fields.instance_tags) = (rewriting, keys(["role", "none"]));
+        log.fields.interface_tags = keys(["empty", "net"]);
+        log
+    }
+
+    fn named(id: &str, name: &str, addresses: Option<&[&str]>) -> Named {
+        let parse = |all: &[&str]| all.iter().map(|address| address.parse().unwrap()).collect();
+        Named { id: id.to_owned(), name: name.to_owned(), addresses: addresses.map(parse), loopback: false }
+    }
+
+    fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn values_have_no_spaces_and_are_not_empty() {
+        let mut host = Host {
+            hostname: Some("a b".to_owned()),
+            az_id: Some("euw1-az1".to_owned()),
+            labels: labels(&[("role", "50% \u{fc}b/er")]),
+            interface_labels: BTreeMap::from([("eth 0".to_owned(), labels(&[("empty", ""), ("net", "d-m_z.~")]))]),
+            ..Host::default()
+        };
+        let known = Known { host: host.clone(), ..Known::default() };
+        let said = known.host(&log(Rewriting::None));
+        assert_eq!((said.hostname.as_deref(), said.az_id.as_deref()), (Some("a%20b"), Some("euw1-az1")));
+        assert_eq!(said.tags, [Some("50%25%20%C3%BCb%2Fer".to_owned()), None]);
+        let interface = known.interface(&log(Rewriting::None), &named("eni-1", "eth 0", None));
+        assert_eq!((interface.name.as_str(), interface.tags), ("eth%200", [None, Some("d-m_z.~".to_owned())]));
+        // A sublocation is in no zone.
+        host.sublocation = Some(("outpost".to_owned(), "op-1".to_owned()));
+        let said = Known { host, ..Known::default() }.host(&log(Rewriting::None));
+        assert_eq!((said.az_id, said.sublocation_id.as_deref()), (None, Some("op-1")));
+    }
+
+    #[test]
+    fn the_first_ipv4_address_stands_for_an_interface() {
+        let known = Known::default();
+        let stands_for = |rewriting, addresses: Option<&[&str]>| {
+            known.interface(&log(rewriting), &named("eni-1", "eth0", addresses)).stands_for
+        };
+        let addresses: &[&str] = &["2001:db8::1", "10.0.0.1", "10.0.0.2"];
+        assert_eq!(stands_for(Rewriting::None, Some(addresses)), None);
+        assert_eq!(stands_for(Rewriting::Aws, Some(addresses)), Some([10, 0, 0, 1].into()));
+        assert_eq!(stands_for(Rewriting::Aws, Some(&addresses[..1])), None);
+        assert_eq!(stands_for(Rewriting::Aws, None), None);
+    }
+
+    /// What is configured, else EC2's of the interface, else EC2's of the first one.
+    #[test]
+    fn an_interfaces_own_ids() {
+        let interface = |number: u8| Interface {
+            interface_id: format!("eni-{number}"),
+            vpc_id: format!("vpc-{number}"),
+            subnet_id: format!("subnet-{number}"),
+            ..Interface::default()
+        };
+        let mac = |number| Mac([2, 0, 0, 0, 0, number]);
+        let interfaces = [1, 2].map(|number| (mac(number), interface(number)));
+        let imds = Imds { primary: Some(mac(1)), interfaces: interfaces.into(), ..Imds::default() };
+        let ids = |configured: &str, imds: Option<Imds>, id: &str| {
+            let host = Host { vpc_id: Some(configured.to_owned()), imds, ..Host::default() };
+            let known = Known { host, ..Known::default() };
+            let said = known.interface(&log(Rewriting::None), &named(id, "eth0", None));
+            (said.vpc_id.unwrap_or_default(), said.subnet_id.unwrap_or_default())
+        };
+        let pair = |vpc: &str, subnet: &str| (vpc.to_owned(), subnet.to_owned());
+        assert_eq!(ids("vpc-9", None, "eni-1"), pair("vpc-9", ""));
+        assert_eq!(ids("vpc-9", Some(imds.clone()), "eni-2"), pair("vpc-9", "subnet-2"));
+        // Not configured: the first interface's is the host's.
+        assert_eq!(ids("vpc-1", Some(imds.clone()), "eni-2"), pair("vpc-2", "subnet-2"));
+        assert_eq!(ids("vpc-1", Some(imds), "eni-3"), pair("vpc-1", ""));
+    }
 }

@@ -35,6 +35,8 @@ pub(crate) struct Host {
     pub(crate) traffic_path: Option<u8>,
     /// Values of the flow log's first and second key.
     pub(crate) tags: [Option<String>; 2],
+    /// By the kernel's number.
+    pub(crate) drop_reasons: Arc<BTreeMap<u16, String>>,
     /// Whose addresses are AWS's.
     pub(crate) services: Option<Arc<Services>>,
 }

@@ -25,6 +25,7 @@ mod doctor;
 mod drop_takeover;
 mod exclusions;
 mod fault_points;
+mod fields;
 mod hotplug;
 mod identity;
 mod idle;

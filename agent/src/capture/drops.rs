@@ -3,6 +3,7 @@
 //! Knows nothing of windows: whether a packet was counted as accepted before is handed on with it.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
@@ -181,6 +182,13 @@ impl Drops {
         found.push(("other subsystems", frees(REASONS - 1)));
         found.retain(|(_, frees)| *frees > 0);
         found
+    }
+
+    /// Names of the reasons that a rejected flow may have, by the running kernel's numbers.
+    pub(crate) fn policies(&self) -> BTreeMap<u16, String> {
+        let policies = self.names.iter().filter(|(name, _)| reason::class(name) != Class::Other);
+        let short = |name: &str| name.strip_prefix(reason::PREFIX).unwrap_or(name).to_owned();
+        policies.filter_map(|(name, value)| Some((u16::try_from(*value).ok()?, short(name)))).collect()
     }
 
     /// What was lost, by cause.

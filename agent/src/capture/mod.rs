@@ -179,6 +179,11 @@ impl Capture {
         Ok(())
     }
 
+    /// Names of what refuses packets, by the running kernel's numbers; none when its verdicts are not asked for.
+    pub fn policies(&self) -> BTreeMap<u16, String> {
+        self.loaded.drops.as_ref().map(drops::Drops::policies).unwrap_or_default()
+    }
+
     /// What the programs on drops have seen that is in no flow; none when they are not on.
     pub fn drop_report(&mut self) -> Result<Option<DropReport>, Error> {
         let Some(drops) = &self.loaded.drops else { return Ok(None) };

@@ -15,6 +15,8 @@ use crate::capture::interfaces::{self, Interface};
 use crate::config::describe::Description;
 use crate::config::{self, Agent, Host, policy};
 use crate::flow_log::{Destination, FlowLog, Layout};
+use crate::format::consumers::{self, Reading, Refusal};
+use crate::identity::services;
 use crate::serve::{client, socket};
 use crate::stack::Stack;
 use crate::status::Snapshot;
@@ -55,6 +57,8 @@ struct Checked {
     #[serde(skip_serializing_if = "Option::is_none")]
     objects_per_day_max: Option<u32>,
     permissions: Vec<Permission>,
+    /// Programs that cannot read this format, or not all of it.
+    refused_by: Vec<Refusal>,
     /// Of a day; none: no agent runs, or not for long enough.
     #[serde(skip_serializing_if = "Option::is_none")]
     estimate: Option<Estimate>,
@@ -76,9 +80,14 @@ struct Permission {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let config = config::load(&args.config).map_err(|e| Failure::Usage(e.to_string()))?;
+    let mut config = config::load(&args.config).map_err(|e| Failure::Usage(e.to_string()))?;
     if args.iam_policy {
         return say_json(&policy::document(&config.logs, &config.host.identity));
+    }
+    if let Some(path) = &config.host.ip_ranges
+        && let Err(error) = services::read(path)
+    {
+        config.warnings.push(format!("ip-ranges '{}': {error}", path.display()));
     }
     let all = interfaces::list().map_err(crate::capture::Error::from)?;
     let stack = Stack::read();
@@ -117,7 +126,19 @@ fn check(log: &FlowLog, host: &Host, all: &[Interface], stack: &Stack, running: 
         counted_twice: twice.map(|(lower, upper)| Twice { lower: lower.to_owned(), upper: upper.to_owned() }).collect(),
         captures: names,
         objects_per_day_max: layout.map(|layout| objects_per_day(log.interval, layout)),
+        refused_by: reading(&log.destination)
+            .map_or_else(Vec::new, |reading| consumers::refusing(&log.format, reading)),
         permissions: permissions.map(|it| Permission { action: it.action, resource: it.resource }).collect(),
+    }
+}
+
+/// None: whoever reads it is no program that we know.
+fn reading(destination: &Destination) -> Option<Reading> {
+    match destination {
+        Destination::S3(_) | Destination::Directory { .. } => Some(Reading::Objects),
+        Destination::CloudWatchLogs(_) => Some(Reading::LogEvents),
+        Destination::Firehose(_) => Some(Reading::Stream),
+        Destination::Stdout => None,
     }
 }
 
@@ -161,6 +182,15 @@ fn text(host: &Host, checked: &[Checked], warnings: &[String], colour: bool) -> 
         if let Some(estimate) = &it.estimate {
             let calls = if it.objects_per_day_max.is_some() { "objects" } else { "calls" };
             line("estimate", &estimate.text(calls));
+        }
+        if it.description.address_rewriting.is_some() {
+            line("addresses", "the interface's primary address stands for its end of every IPv4 flow, as in AWS");
+        }
+        for specification in &it.description.tag_field_specifications {
+            line("tag fields", &format!("{}: {}", specification.resource_type, specification.tag_keys.join(", ")));
+        }
+        for Refusal { consumer, why } in &it.refused_by {
+            line("not for", &paint("33", &format!("{consumer}: {why}")));
         }
         for Permission { action, resource } in &it.permissions {
             line("permission", &format!("{action} on {resource}"));

@@ -5,6 +5,7 @@ mod athena;
 mod check;
 mod detach;
 mod doctor;
+mod fields;
 mod generate;
 mod journald;
 mod list;
@@ -33,6 +34,7 @@ Examples:
   flowlogd prove --for 60s
   flowlogd list --json
   flowlogd athena
+  flowlogd fields
   flowlogd doctor
   flowlogd detach
 
@@ -65,6 +67,8 @@ enum Command {
     List(list::Args),
     /// Print SQL that makes tables of flow logs, for Athena and DuckDB
     Athena(athena::Args),
+    /// List the fields that a log format may have, and where this host has each from
+    Fields(fields::Args),
     /// Remove what a killed agent left counting in the kernel; its counters are lost
     Detach(detach::Args),
     /// Show what waits to be delivered, since when, and why
@@ -140,6 +144,7 @@ pub fn main() -> ExitCode {
         Command::Prove(args) => prove::run(&args),
         Command::List(args) => list::run(&args),
         Command::Athena(args) => athena::run(&args),
+        Command::Fields(args) => fields::run(&args),
         Command::Detach(args) => detach::run(&args),
         Command::Spool(args) => spool::run(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::arn::partition;
 use super::{Host, authority};
-use crate::flow_log::{CloudWatchLogs, Destination, Endpoint, Firehose, FlowLog, Layout, S3};
+use crate::flow_log::{CloudWatchLogs, Destination, Endpoint, Firehose, FlowLog, Layout, Rewriting, S3};
 use crate::identity::STAND_IN_ACCOUNT_ID;
 
 /// AWS's members, and at the end what only a host has.
@@ -27,6 +27,11 @@ pub(crate) struct Description {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) destination_options: Option<Options>,
     pub(crate) tags: Vec<Tag>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tag_field_specifications: Vec<TagFields>,
+    /// Ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) address_rewriting: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) interfaces: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -54,6 +59,13 @@ pub(crate) struct Tag {
     pub(crate) value: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct TagFields {
+    pub(crate) resource_type: String,
+    pub(crate) tag_keys: Vec<String>,
+}
+
 impl Description {
     pub(crate) fn of(log: &FlowLog, host: &Host) -> Self {
         let mut it = Self {
@@ -68,6 +80,8 @@ impl Description {
             max_aggregation_interval: log.interval,
             destination_options: None,
             tags: log.tags.iter().map(|(key, value)| Tag { key: key.clone(), value: value.clone() }).collect(),
+            tag_field_specifications: tag_fields(log),
+            address_rewriting: (log.fields.rewriting == Rewriting::Aws).then(|| "aws".to_owned()),
             interfaces: log.selection.globs.clone(),
             subnets: log.selection.subnets.iter().map(ToString::to_string).collect(),
             region: None,
@@ -128,6 +142,15 @@ impl From<Layout> for Options {
             object_interval: layout.object_interval,
         }
     }
+}
+
+fn tag_fields(log: &FlowLog) -> Vec<TagFields> {
+    let all = [("instance", &log.fields.instance_tags), ("network-interface", &log.fields.interface_tags)];
+    let one = |(resource_type, tag_keys): (&str, &Vec<String>)| TagFields {
+        resource_type: resource_type.to_owned(),
+        tag_keys: tag_keys.clone(),
+    };
+    all.into_iter().filter(|(_, keys)| !keys.is_empty()).map(one).collect()
 }
 
 /// The one interface that it records, else the host's VPC, else the host.

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::flow_log::{Framing, Layout, Retention, TrafficType};
+use crate::flow_log::{Framing, Layout, Retention, Rewriting, TrafficType};
 use crate::format::Format;
 use crate::identity::imds::Interface;
 use crate::identity::mac::Mac;
@@ -159,6 +159,53 @@ fn destinations() {
     assert_eq!((firehose.stream.as_str(), firehose.framing), ("s", Framing::Lines));
 }
 
+/// What records say of the host beside its ids, and where that is said wrong.
+#[test]
+fn what_fields_of_later_versions_hold() {
+    let log = "[[flow-log]]\nlog-destination-type = \"stdout\"\naddress-rewriting = \"aws\"\n\
+               tag-field-specifications = { instance = [\"role\"], network-interface = [\"a\", \"b\"] }\n";
+    let host = "[host]\nsublocation-type = \"outpost\"\nsublocation-id = \"op-1\"\ntraffic-path = 8\n\
+                ip-ranges = \"/r.json\"\nlabels = { role = \"web\" }\ninterface-labels = { eth0 = { a = \"x y\" } }\n";
+    let config = parse(&format!("{host}{log}")).unwrap();
+    assert_eq!(config.host.sublocation, Some(("outpost".to_owned(), "op-1".to_owned())));
+    assert_eq!((config.host.traffic_path, config.host.ip_ranges), (Some(8), Some("/r.json".into())));
+    assert_eq!(
+        (config.host.labels["role"].as_str(), config.host.interface_labels["eth0"]["a"].as_str()),
+        ("web", "x y")
+    );
+    let fields = &config.logs[0].fields;
+    assert_eq!((fields.rewriting, fields.instance_tags.as_slice()), (Rewriting::Aws, &["role".to_owned()][..]));
+    assert_eq!(fields.interface_tags, ["a", "b"]);
+    let described = serde_json::to_value(describe::Description::of(&config.logs[0], &Host::default())).unwrap();
+    let tags = serde_json::json!([
+        { "ResourceType": "instance", "TagKeys": ["role"] },
+        { "ResourceType": "network-interface", "TagKeys": ["a", "b"] },
+    ]);
+    assert_eq!((&described["TagFieldSpecifications"], &described["AddressRewriting"]), (&tags, &"aws".into()));
+    for (line, error) in [
+        ("traffic-path = 9", "traffic-path: 9 is not allowed; allowed: 1 to 8"),
+        ("sublocation-type = \"outpost\"", "sublocation-id: is missing beside sublocation-type"),
+        ("sublocation-id = \"o\"", "sublocation-type: is missing beside sublocation-id"),
+        ("ip-ranges = \"r.json\"", "ip-ranges: r.json is not an absolute path"),
+        ("labels = { a = 1 }", "labels: must be a table of strings, such as { name = \"value\" }"),
+        (
+            "interface-labels = { eth0 = \"a\" }",
+            "interface-labels: must be a table of tables, such as { eth0 = { name = \"value\" } }",
+        ),
+    ] {
+        let said = parse(&format!("[host]\n{line}\n[[flow-log]]\nlog-destination-type = \"stdout\"")).unwrap_err();
+        assert!(said.to_string().ends_with(error), "{said}");
+    }
+    for (line, error) in [
+        ("tag-field-specifications.instance = []", "must be one or two keys of 1 to 128 characters"),
+        ("tag-field-specifications.instance = [\"a\", \"b\", \"c\"]", "must be one or two keys of 1 to 128 characters"),
+        ("address-rewriting = \"yes\"", "\"yes\" is not allowed; allowed: none, aws"),
+    ] {
+        let said = parse(&format!("[[flow-log]]\nlog-destination-type = \"stdout\"\n{line}")).unwrap_err();
+        assert!(said.to_string().ends_with(error), "{said}");
+    }
+}
+
 /// AWS's words where AWS has any.
 #[test]
 fn mistakes_of_a_flow_log() {
@@ -175,7 +222,8 @@ fn mistakes_of_a_flow_log() {
     );
     stdout(
         "log-format = \"${end} \"",
-        "log-format: \"${end} \" is not of the shape ${field} ${field}, with single spaces",
+        "log-format: has an invalid format at character 8: a ${field} is missing; between two fields is one space, \
+             and none at the ends",
     );
     stdout(
         "interfaces = []",
@@ -358,6 +406,7 @@ fn an_id_follows_every_setting_but_the_spool() {
     let id = |text: &str| parse(text).unwrap().logs[0].id.clone();
     // A new version of the program must not give it another.
     assert_eq!(id(base), "fl-c05b813e8c601b472");
+    assert_eq!(id(&format!("{base}address-rewriting = \"none\"")), id(base));
     assert_eq!(id(&format!("{base}[spool]\nmax-bytes = 65536")), id(base));
     assert_eq!(id(&format!("{base}interfaces = [\"a\", \"b\"]")), id(&format!("{base}interfaces = [\"b\", \"a\"]")));
     let with_password = |word: &str| id(&format!("{base}endpoint-url = \"http://u:{word}@h\""));
@@ -378,6 +427,10 @@ fn an_id_follows_every_setting_but_the_spool() {
         "endpoint-url = \"http://h\"",
         "path-style = true",
         "profile = \"p\"",
+        "address-rewriting = \"aws\"",
+        "tag-field-specifications.instance = [\"a\"]",
+        "tag-field-specifications.instance = [\"a\", \"b\"]",
+        "tag-field-specifications.network-interface = [\"a\"]",
     ] {
         ids.push(id(&format!("{base}{line}")));
     }

@@ -97,7 +97,7 @@ impl Daemon {
     }
 
     /// From now on records say it, also of windows under way.
-    fn know(&mut self, known: Known) {
+    pub(super) fn know(&mut self, known: Known) {
         self.known = Arc::new(known);
         self.pipeline.learn(&self.known);
     }

@@ -95,7 +95,7 @@ pub(crate) fn plan(settings: Settings, config: Config) -> Result<Plan, Failure> 
     let selections = kept.iter().chain(&added).map(|log| log.selection.clone()).collect();
     let removed = former.into_iter().filter(|log| !ids.contains(&log.id));
     let mut services = host.ip_ranges.as_deref().map(ServicesFile::new);
-    let known = Arc::new(Known { services: services.as_mut().and_then(ServicesFile::poll), host });
+    let known = Arc::new(Known { services: services.as_mut().and_then(ServicesFile::poll), host, ..Known::default() });
     let subscribe = |log| subscribe(log, &known, directory);
     let mut before: Vec<_> = kept.into_iter().chain(removed).map(subscribe).collect::<Result<_, _>>()?;
     let mut added: Vec<_> = added.into_iter().map(subscribe).collect::<Result<_, _>>()?;

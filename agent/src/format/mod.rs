@@ -2,15 +2,25 @@
 //! Knows nothing of how a value is written.
 #![forbid(unsafe_code)]
 
+pub(crate) mod consumers;
+#[cfg(test)]
+mod docs;
+#[cfg(test)]
+mod line;
 mod parse;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use serde::{Deserialize, Serialize};
 
 use crate::record::Record;
 pub(crate) use parse::FormatError;
 use table::DEFAULT_FIELDS;
-pub(crate) use table::{FIELDS, Field, Source, TRANSIT_GATEWAY, Type, Value};
+use table::Source;
+pub(crate) use table::{FIELDS, Field, Value};
+#[cfg(test)]
+use table::{TRANSIT_GATEWAY, Type};
 
 /// Fields in the order of the columns; at least one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,12 +62,13 @@ impl Format {
         self.fields.iter().any(|field| field.name == name)
     }
 
-    pub(crate) fn is_default(&self) -> bool {
-        self.is_default
+    /// Whether the default format's fields come first.
+    fn begins_as_default(&self) -> bool {
+        self.fields.iter().copied().take(DEFAULT_FIELDS).eq(FIELDS.iter().take(DEFAULT_FIELDS))
     }
 
-    pub(crate) fn version(&self) -> u8 {
-        self.version
+    pub(crate) fn is_default(&self) -> bool {
+        self.is_default
     }
 
     /// What a record has in a field of this format.

@@ -17,6 +17,17 @@ pub(crate) enum Type {
     Int64,
 }
 
+impl Type {
+    /// AWS's word.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Text => "STRING",
+            Self::Int32 => "INT32",
+            Self::Int64 => "INT64",
+        }
+    }
+}
+
 /// What a record has in a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Value<'a> {
@@ -395,6 +406,14 @@ pub(crate) static FIELDS: &[Field] = &[
         Text,
         any(|record| text(record.host.hostname.as_ref())),
         "The host's name when the agent started, percent-encoded. `-`: it has none.",
+    ),
+    field(
+        "x-drop-reason",
+        0,
+        Text,
+        of_flow!(|record, flow| text(record.host.drop_reasons.get(&flow.reason))),
+        "The kernel's name for what refused the packets, such as NETFILTER_DROP; the first, if several did. `-`: they were \
+         not refused.",
     ),
 ];
 

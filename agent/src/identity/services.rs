@@ -159,7 +159,7 @@ impl ServicesFile {
     }
 }
 
-fn read(path: &Path) -> Result<Services, ServicesError> {
+pub(crate) fn read(path: &Path) -> Result<Services, ServicesError> {
     if std::fs::metadata(path)?.len() > FILE_BYTES_MAX {
         return Err(ServicesError::TooLarge);
     }
