@@ -17,6 +17,7 @@ mod delivery_kill;
 mod delivery_limits;
 mod delivery_logs;
 mod delivery_outage;
+mod delivery_parquet;
 mod delivery_reload;
 mod delivery_s3;
 mod detach;

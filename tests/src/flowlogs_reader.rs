@@ -32,7 +32,7 @@ json.dump({"records": records, "flows": [[*key, *totals] for key, totals in flow
 "#;
 
 #[derive(Deserialize)]
-struct Answer {
+pub(crate) struct Answer {
     records: usize,
     flows: Vec<(String, String, u8, u16, u16, u64, u64)>,
 }
@@ -57,12 +57,17 @@ pub fn logs(ns: &Netns, moto: &Moto<'_>, group: &str) -> Result<Reading> {
 fn read(ns: &Netns, moto: &Moto<'_>, service: &str, source: &str) -> Result<Reading> {
     let endpoint = format!("http://{}", moto.address);
     let text = ns.run(&[venv::python()?.to_str().context("path")?, "-c", READ, service, source, &endpoint])?;
-    let answer: Answer = serde_json::from_str(&text)?;
-    let flow = |(src, dst, protocol, sport, dport, packets, bytes): (String, String, u8, u16, u16, u64, u64)| {
-        let flow = Flow { src: src.parse()?, dst: dst.parse()?, protocol, sport, dport };
-        Ok((flow, Totals { packets, bytes }))
-    };
-    Ok(Reading { records: answer.records, flows: answer.flows.into_iter().map(flow).collect::<Result<_>>()? })
+    serde_json::from_str::<Answer>(&text)?.reading()
+}
+
+impl Answer {
+    pub(crate) fn reading(self) -> Result<Reading> {
+        let flow = |(src, dst, protocol, sport, dport, packets, bytes): (String, String, u8, u16, u16, u64, u64)| {
+            let flow = Flow { src: src.parse()?, dst: dst.parse()?, protocol, sport, dport };
+            Ok((flow, Totals { packets, bytes }))
+        };
+        Ok(Reading { records: self.records, flows: self.flows.into_iter().map(flow).collect::<Result<_>>()? })
+    }
 }
 
 #[cfg(test)]

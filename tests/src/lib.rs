@@ -9,6 +9,7 @@
 pub mod agent;
 pub mod bpffs;
 pub mod cgroup;
+pub mod consumers;
 pub mod container;
 pub mod delivery;
 pub mod faketime;

@@ -72,7 +72,7 @@ pub(crate) fn replay(input: impl Read + Send, config: &Config, unsaid: &Unsaid, 
     }
     let tracked = named(file.into_names(), config);
     let services = config.host.ip_ranges.as_deref().and_then(|path| ServicesFile::new(path).poll());
-    let known = Known { host: config.host.clone(), services };
+    let known = Known { host: config.host.clone(), services, ..Known::default() };
     let host = known.host(log);
     let mut records = Records { config, log, known, host, tracked, out, lines: Vec::with_capacity(BUFFER_BYTES) };
     records.write(windows)?;
