@@ -71,8 +71,9 @@ impl Format {
             let name = name.filter(|name| !name.contains(['$', '{', '}']));
             let name = name.ok_or_else(|| FormatError::Shape(text.to_owned()))?;
             let known = FIELDS.iter().find(|(known, _)| *known == name);
-            let (_, field) = known
-                .ok_or_else(|| FormatError::Unknown(name.to_owned(), FIELDS.map(|(known, _)| known).join(", ")))?;
+            let (_, field) = known.ok_or_else(|| {
+                FormatError::Unknown(name.escape_debug().to_string(), FIELDS.map(|(known, _)| known).join(", "))
+            })?;
             if fields.contains(field) {
                 return Err(FormatError::Twice(name.to_owned()));
             }
@@ -146,5 +147,8 @@ mod tests {
         assert_eq!(Format::parse("${end} ${end}"), Err(FormatError::Twice("end".to_owned())));
         let error = Format::parse("${pakets}").unwrap_err().to_string();
         assert!(error.starts_with("field pakets is not known; known are version, account-id"), "{error}");
+        // What a fuzzer found: a refusal is one line.
+        let error = Format::parse("${a\n\rb}").unwrap_err().to_string();
+        assert!(error.starts_with("field a\\n\\rb is not known"), "{error}");
     }
 }
