@@ -24,7 +24,9 @@ pub(crate) fn run(target: Option<&str>, seconds: Option<&OsString>) -> Result<()
     let seconds = seconds.context("how long: a number of seconds")?;
     setup::build_tools()?;
     let mut build = cargo(["build", "--profile", PROFILE, "--package", "flowlogd-fuzz"]);
-    wanted.iter().for_each(|name| drop(build.arg("--bin").arg(format!("fuzz-{name}"))));
+    for name in &wanted {
+        build.arg("--bin").arg(format!("fuzz-{name}"));
+    }
     build.env("RUSTC_WORKSPACE_WRAPPER", root().join("fuzz/instrument"));
     step("build", &mut build)?;
     wanted.into_iter().try_for_each(|name| fuzz(name, seconds))

@@ -88,6 +88,8 @@ mod tests {
             ("${end}\t${start}", 7, "a space is missing behind ${end}"),
             ("${end} ${start} ${end}", 17, "${end} is there twice"),
             ("${end} ${pakets}", 8, "${pakets} is not a field; did you mean ${packets}?"),
+            // A refusal is one line, whatever it names.
+            ("${bytes\n\r}", 1, "${bytes\\n\\r} is not a field; did you mean ${bytes}?"),
             ("${PKT_SRCADDR}", 1, "${PKT_SRCADDR} is not a field; did you mean ${pkt-srcaddr}?"),
             (
                 "${end} ${tgw-id}",

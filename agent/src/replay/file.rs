@@ -35,6 +35,8 @@ const IF_IPV6_ADDRESS: OptionCode = OptionCode(5);
 pub(crate) enum Broken {
     #[error("is neither pcap nor pcapng")]
     NoCapture,
+    #[error("cannot be read: {0}")]
+    Unread(String),
     #[error("cannot be read any further after {0} packets")]
     Unreadable(u64),
     #[error("ends in the middle of a packet, after {0} whole ones; the records are of these")]
@@ -112,7 +114,7 @@ impl<'a> File<'a> {
         // The reader wants the first block at once, and a pipe gives what it has.
         let mut start = Vec::new();
         let read = input.by_ref().take(BUFFER_BYTES as u64).read_to_end(&mut start);
-        read.map_err(|_| Broken::Unreadable(0))?;
+        read.map_err(|error| Broken::Unread(error.to_string()))?;
         let input = Cursor::new(start).chain(input);
         let mut reader = pcap_parser::create_reader(BUFFER_BYTES, input).map_err(|_| Broken::NoCapture)?;
         let mut capacity = BUFFER_BYTES;

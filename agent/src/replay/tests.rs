@@ -348,6 +348,24 @@ fn a_short_file_gives_what_is_there() {
     }
 }
 
+/// A file system that gives up: at once, and later.
+#[test]
+fn a_file_that_cannot_be_read() {
+    struct Failing;
+    impl Read for Failing {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other("gone"))
+        }
+    }
+    let udp = make::udp((1, 2), (5000, 53), 1000, 0);
+    let packets = vec![whole(60, &udp); 300];
+    let file = raw(&packets);
+    for (there, want) in [(100, Broken::Unread("gone".to_owned())), (1 << 18, Broken::Unreadable(251))] {
+        let report = replay(file[..there].chain(Failing), &config(60), &Unsaid::default(), io::sink()).unwrap();
+        assert_eq!(report.broken, Some(want));
+    }
+}
+
 #[test]
 fn damage_ends_it_with_what_came_before() {
     let udp = make::udp((1, 2), (5000, 53), 10, 0);
