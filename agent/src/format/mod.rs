@@ -18,9 +18,9 @@ use crate::record::Record;
 pub(crate) use parse::FormatError;
 use table::DEFAULT_FIELDS;
 use table::Source;
-pub(crate) use table::{FIELDS, Field, Value};
 #[cfg(test)]
-use table::{TRANSIT_GATEWAY, Type};
+use table::TRANSIT_GATEWAY;
+pub(crate) use table::{FIELDS, Field, Type, Value};
 
 /// Fields in the order of the columns; at least one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
