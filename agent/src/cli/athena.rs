@@ -123,7 +123,7 @@ mod tests {
 
     fn s3(options: &str) -> String {
         format!(
-            "[[flow-log]]\nlog-destination-type = \"s3\"\nlog-destination = \"arn:aws:s3:::b/f/\"\n\
+            "[[flow-log]]\nlog-destination-type = \"s3\"\nlog-destination = \"arn:aws:s3:::logs/f/\"\n\
              log-format = \"${{version}} ${{srcaddr}} ${{region}} ${{end}}\"\ndestination-options = {{ {options} }}\n"
         )
     }
@@ -139,7 +139,7 @@ mod tests {
 )
 PARTITIONED BY (`account` string, `aws_region` string, `date` string)
 ROW FORMAT DELIMITED FIELDS TERMINATED BY ' '
-LOCATION 's3://b/f/AWSLogs/'
+LOCATION 's3://logs/f/AWSLogs/'
 TBLPROPERTIES (
     'skip.header.line.count' = '1',
     'projection.enabled' = 'true',
@@ -150,7 +150,7 @@ TBLPROPERTIES (
     'projection.date.type' = 'date',
     'projection.date.format' = 'yyyy/MM/dd',
     'projection.date.range' = 'NOW-3YEARS,NOW',
-    'storage.location.template' = 's3://b/f/AWSLogs/${account}/vpcflowlogs/${aws_region}/${date}'
+    'storage.location.template' = 's3://logs/f/AWSLogs/${account}/vpcflowlogs/${aws_region}/${date}'
 );
 ";
         let said = said(&s3(""), Some(Dialect::Athena));
@@ -175,7 +175,7 @@ TBLPROPERTIES (
         let said = said(&s3("hive-compatible-partitions = true"), Some(Dialect::Athena));
         let end = "PARTITIONED BY (`aws-account-id` string, `aws-service` string, `aws-region` string, `year` string, \
                    `month` string, `day` string)\nROW FORMAT DELIMITED FIELDS TERMINATED BY ' '\n\
-                   LOCATION 's3://b/f/AWSLogs/'\nTBLPROPERTIES (\n    'skip.header.line.count' = '1'\n);\n\
+                   LOCATION 's3://logs/f/AWSLogs/'\nTBLPROPERTIES (\n    'skip.header.line.count' = '1'\n);\n\
                    MSCK REPAIR TABLE `vpc_flow_logs`;\n";
         assert!(said.ends_with(end), "{said}");
     }
