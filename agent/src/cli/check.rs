@@ -14,7 +14,7 @@ use super::{Failure, say, say_json};
 use crate::capture::interfaces::{self, Interface};
 use crate::config::describe::Description;
 use crate::config::{self, Agent, Host, policy};
-use crate::flow_log::{Destination, FlowLog, Layout};
+use crate::flow_log::{Destination, FileFormat, FlowLog, Layout, S3};
 use crate::format::consumers::{self, Reading, Refusal};
 use crate::identity::services;
 use crate::serve::{client, socket};
@@ -135,7 +135,10 @@ fn check(log: &FlowLog, host: &Host, all: &[Interface], stack: &Stack, running: 
 /// None: whoever reads it is no program that we know.
 fn reading(destination: &Destination) -> Option<Reading> {
     match destination {
-        Destination::S3(_) | Destination::Directory { .. } => Some(Reading::Objects),
+        Destination::S3(S3 { layout, .. }) | Destination::Directory { layout, .. } => match layout.file_format {
+            FileFormat::PlainText => Some(Reading::Objects),
+            FileFormat::Parquet => Some(Reading::Columns),
+        },
         Destination::CloudWatchLogs(_) => Some(Reading::LogEvents),
         Destination::Firehose(_) => Some(Reading::Stream),
         Destination::Stdout => None,

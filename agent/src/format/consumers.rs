@@ -12,6 +12,8 @@ use super::Format;
 pub(crate) enum Reading {
     /// Files with a header line.
     Objects,
+    /// Files in Parquet.
+    Columns,
     /// Messages of CloudWatch Logs.
     LogEvents,
     /// Firehose's records.
@@ -32,7 +34,7 @@ struct Consumer {
     refuses: fn(&Format) -> Option<String>,
 }
 
-use Reading::{LogEvents, Objects, Stream};
+use Reading::{Columns, LogEvents, Objects, Stream};
 
 /// What Filebeat's module and Matano tell apart by the number of values: AWS's default, and three of its examples.
 const BY_COUNT: [&str; 4] = [
@@ -49,7 +51,7 @@ const MATANO_FIFTH: usize = 29;
 const CONSUMERS: &[Consumer] = &[
     Consumer {
         name: "flowlogs-reader",
-        reads: &[Objects, LogEvents],
+        reads: &[Objects, Columns, LogEvents],
         refuses: |format| names(format, |version| !matches!(version, 2..=5)).map(|names| format!("leaves out {names}")),
     },
     Consumer {
@@ -74,7 +76,7 @@ const CONSUMERS: &[Consumer] = &[
     },
     Consumer {
         name: "Athena's table with partition projection",
-        reads: &[Objects],
+        reads: &[Objects, Columns],
         refuses: |format| {
             let why = "its partition has the name of the column region: leave one of the two out";
             format.has("region").then(|| why.to_owned())
@@ -170,6 +172,8 @@ mod tests {
             (BY_COUNT[3], Objects, &[]),
             ("end version", Objects, &[module, matano]),
             (&format!("{default} region"), Objects, &[module, matano, projection]),
+            ("end region version", Columns, &[projection]),
+            (&format!("{default} x-hostname"), Columns, &[reader]),
             (&format!("{default} vpc-id"), LogEvents, &[insights, datadog]),
             (&format!("vpc-id {default}"), Stream, &[splunk]),
             (&format!("{default} ecs-task-id"), Stream, &[]),
