@@ -129,6 +129,7 @@ fn every_field_of_every_version() -> Result<()> {
         .collect();
     ensure!(header.len() == 57 && header.iter().filter(|name| name.starts_with("x-")).count() == 3, "{header:?}");
     let host = format!("{HOST}\nip-ranges = {ranges:?}");
+    let started = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let agent = Agent::start(&pair.a, &configuration(&directory, &host, r#"["a0"]"#, &header, LOG)?)?;
 
     // A newer list of AWS's is taken in; a broken one after it is not.
@@ -139,7 +140,6 @@ fn every_field_of_every_version() -> Result<()> {
         agent.wait_said(said)?;
     }
     let (sink4, sink6) = (Sink::new(&pair.b, Pair::B4, 9000)?, Sink::new(&pair.b, Pair::B6, 9000)?);
-    let started = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     await_window()?;
     traffic::udp(&pair.a, Pair::A4, 40000, &sink4, 172, 7)?;
     traffic::udp(&pair.a, Pair::A6, 40000, &sink6, 152, 5)?;
