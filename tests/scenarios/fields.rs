@@ -10,7 +10,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use flowlogd_tests::agent::{self, Agent, Options};
+use flowlogd_tests::consumers;
 use flowlogd_tests::container::Container;
+use flowlogd_tests::delivery;
 use flowlogd_tests::netns::Pair;
 use flowlogd_tests::nft::Firewall;
 use flowlogd_tests::policy;
@@ -130,7 +132,15 @@ fn every_field_of_every_version() -> Result<()> {
     ensure!(header.len() == 57 && header.iter().filter(|name| name.starts_with("x-")).count() == 3, "{header:?}");
     let host = format!("{HOST}\nip-ranges = {ranges:?}");
     let started = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let agent = Agent::start(&pair.a, &configuration(&directory, &host, r#"["a0"]"#, &header, LOG)?)?;
+    // The same in Parquet.
+    let objects = directory.path().join("objects");
+    let log = format!(
+        "{LOG}\n[[flow-log]]\nlog-destination-type = \"directory\"\nlog-destination = {objects:?}\ninterfaces = [\"a0\"]\n\
+         max-aggregation-interval = {INTERVAL}\nlog-format = \"{}\"\n{LOG}\n\
+         destination-options = {{ file-format = \"parquet\" }}",
+        format_of(&header)
+    );
+    let agent = Agent::start(&pair.a, &configuration(&directory, &host, r#"["a0"]"#, &header, &log)?)?;
 
     // A newer list of AWS's is taken in; a broken one after it is not.
     let another = r#""ipv6_prefixes": [{"ipv6_prefix": "fd78::/64", "service": "EBS"},"#;
@@ -151,7 +161,11 @@ fn every_field_of_every_version() -> Result<()> {
     stopped.expect_nothing_lost()?;
     let ended = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
 
-    let rows = rows(&header, &stopped.stdout)?;
+    let mut rows = rows(&header, &stopped.stdout)?;
+    let mut in_parquet = consumers::parquet_rows(&delivery::files(&objects)?)?;
+    rows.sort();
+    in_parquet.sort();
+    ensure!(in_parquet == rows, "{in_parquet:?}\nis not\n{rows:?}");
     let hostname = fs::read_to_string("/proc/sys/kernel/hostname")?;
     for row in &rows {
         for (name, value) in KNOWN.into_iter().chain([("x-hostname", hostname.trim())]) {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -27,6 +27,22 @@ pub struct Published {
 struct Read {
     readings: BTreeMap<String, BTreeMap<String, Answer>>,
     empty: Vec<String>,
+}
+
+/// Prints rows of Parquet files with AWS's names of the fields; null is what text has for it.
+const ROWS: &str = r#"
+import json, sys
+import pyarrow.parquet
+for path in sys.argv[1:]:
+    for row in pyarrow.parquet.read_table(path).to_pylist():
+        print(json.dumps({name.replace("_", "-"): "-" if value is None else str(value) for name, value in row.items()}))
+"#;
+
+/// Of Parquet files, as pyarrow reads them.
+pub fn parquet_rows(files: &[PathBuf]) -> Result<Vec<BTreeMap<String, String>>> {
+    let output = Command::new(venv::python()?).args(["-c", ROWS]).args(files).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout)?.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
 }
 
 /// By folder and reader what was read, and which queries of docs/queries have no answer.
