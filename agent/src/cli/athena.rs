@@ -50,7 +50,8 @@ struct Objects<'a> {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let config = config::load(&args.config).map_err(|error| Failure::Usage(error.to_string()))?;
-    let text = text(&chosen(&config.logs, args.flow_log.as_deref())?, &config.host, args.dialect);
+    let chosen = chosen(&config.logs, args.flow_log.as_deref())?;
+    let text = text(&chosen, &config.logs, &config.host, args.dialect);
     if text.is_empty() {
         return Err(Failure::Usage("--dialect athena: it reads S3 only, and these are directories".to_owned()));
     }
@@ -71,7 +72,30 @@ fn chosen<'a>(logs: &'a [FlowLog], id: Option<&str>) -> Result<Vec<&'a FlowLog>,
     }
 }
 
-fn text(logs: &[&FlowLog], host: &Host, dialect: Option<Dialect>) -> String {
+/// The folder AWSLogs, with a slash at its end.
+fn base(destination: &Destination) -> Option<String> {
+    match destination {
+        Destination::S3(S3 { bucket, folder, .. }) if folder.is_empty() => Some(format!("s3://{bucket}/AWSLogs/")),
+        Destination::S3(S3 { bucket, folder, .. }) => Some(format!("s3://{bucket}/{folder}/AWSLogs/")),
+        Destination::Directory { root, .. } => Some(format!("{}/AWSLogs/", root.display())),
+        _ => None,
+    }
+}
+
+/// A table is of a folder, so that it has all hosts: what else is there is in it too.
+fn note(log: &FlowLog, all: &[FlowLog], base: &str) -> String {
+    let others =
+        all.iter().filter(|other| other.id != log.id && self::base(&other.destination).as_deref() == Some(base));
+    let others: Vec<&str> = others.map(|other| other.id.as_str()).collect();
+    let rule =
+        "-- Of all objects in the folder. Another log-format, or the same traffic twice, wants a folder of its own";
+    match others.as_slice() {
+        [] => format!("{rule}.\n"),
+        others => format!("{rule}: also there {}.\n", others.join(", ")),
+    }
+}
+
+fn text(logs: &[&FlowLog], all: &[FlowLog], host: &Host, dialect: Option<Dialect>) -> String {
     let mut parts = Vec::new();
     for log in logs {
         // One is called as in docs/queries.
@@ -79,24 +103,21 @@ fn text(logs: &[&FlowLog], host: &Host, dialect: Option<Dialect>) -> String {
             [_] => "vpc_flow_logs".to_owned(),
             _ => format!("vpc_flow_logs_{}", log.id.trim_start_matches("fl-")),
         };
-        let (base, layout, in_s3) = match &log.destination {
-            Destination::S3(S3 { bucket, folder, layout, .. }) if folder.is_empty() => {
-                (format!("s3://{bucket}/AWSLogs/"), *layout, true)
-            }
-            Destination::S3(S3 { bucket, folder, layout, .. }) => {
-                (format!("s3://{bucket}/{folder}/AWSLogs/"), *layout, true)
-            }
-            Destination::Directory { root, layout, .. } => (format!("{}/AWSLogs/", root.display()), *layout, false),
+        let (layout, in_s3) = match &log.destination {
+            Destination::S3(S3 { layout, .. }) => (*layout, true),
+            Destination::Directory { layout, .. } => (*layout, false),
             _ => continue,
         };
+        let Some(base) = base(&log.destination) else { continue };
+        let note = note(log, all, &base);
         let (account_id, region) = (host.identity.account_id.as_str(), host.identity.region.as_str());
         let objects = Objects { name, format: &log.format, layout, base, account_id, region };
         let is_wanted = |one| dialect.is_none_or(|dialect| dialect == one);
         if is_wanted(Dialect::Athena) && in_s3 {
-            parts.push(format!("-- Athena: {}\n{}", log.id, table::ddl(&objects)));
+            parts.push(format!("-- Athena: {}\n{note}{}", log.id, table::ddl(&objects)));
         }
         if is_wanted(Dialect::DuckDb) {
-            parts.push(format!("-- DuckDB: {}\n{}", log.id, view::ddl(&objects)));
+            parts.push(format!("-- DuckDB: {}\n{note}{}", log.id, view::ddl(&objects)));
         }
     }
     parts.join("\n")
@@ -118,7 +139,7 @@ mod tests {
         std::fs::write(&file, format!("[host]\naccount-id = \"123456789012\"\nregion = \"eu-west-1\"\n{toml}"))
             .unwrap();
         let config = config::read(&file).and_then(|tables| tables.build(&Surroundings::default())).unwrap();
-        text(&chosen(&config.logs, None).unwrap_or_default(), &config.host, dialect)
+        text(&chosen(&config.logs, None).unwrap_or_default(), &config.logs, &config.host, dialect)
     }
 
     fn s3(options: &str) -> String {

@@ -89,7 +89,7 @@ fn list(config: &Config) -> Result<Vec<Listed>, Failure> {
     let one = |log| {
         let description = Description::of(log, &config.host);
         let directory = spool.join(&description.flow_log_id);
-        let status = Status::read(&directory).or_else(|error| {
+        let status = Status::read_or_say(&directory).or_else(|error| {
             // Of another user's agent: it says so itself to whoever may ask.
             let status = asked.get_or_insert_with(ask).iter().find(|one| one.id == description.flow_log_id);
             let why = || Failure::Run(format!("{}: {error}; run as root, or as the agent's user", directory.display()));

@@ -90,6 +90,18 @@ impl State {
 }
 
 impl Status {
+    /// As [`Self::read`]; one that is damaged says so. The agent goes on with it and writes another.
+    pub(crate) fn read_or_say(directory: &Path) -> io::Result<Option<Self>> {
+        Self::read(directory).or_else(|error| match error.kind() {
+            ErrorKind::InvalidData | ErrorKind::UnexpectedEof => {
+                let message = format!("{}: {error}", directory.join(FILE).display());
+                let problem = Problem { code: "DamagedStatus".to_owned(), message, since: 0 };
+                Ok(Some(Self { error: Some(problem), ..Self::default() }))
+            }
+            _ => Err(error),
+        })
+    }
+
     /// Of a spool's directory. None: nothing was tried yet.
     pub(crate) fn read(directory: &Path) -> io::Result<Option<Self>> {
         match fs::read(directory.join(FILE)) {
@@ -247,5 +259,7 @@ mod tests {
         assert_eq!((status.state, status.error, status.last_delivery), (State::Idle, None, Some(240)));
         fs::write(directory.path().join(FILE), "{").unwrap();
         assert!(Status::read(directory.path()).is_err());
+        let said = Status::read_or_say(directory.path()).unwrap().unwrap().error.unwrap();
+        assert!(said.code == "DamagedStatus" && said.message.contains("status.json: "), "{said:?}");
     }
 }

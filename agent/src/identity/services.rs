@@ -4,13 +4,15 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use nix::fcntl::OFlag;
 use prefix_trie::PrefixMap;
 use serde::Deserialize;
 
@@ -25,6 +27,8 @@ pub(crate) enum ServicesError {
     Shape(#[from] serde_json::Error),
     #[error("is not AWS's ip-ranges.json: service {0:?} is not of letters, digits and _")]
     Name(String),
+    #[error("is not a regular file")]
+    NoFile,
     #[error("is larger than {} MiB", FILE_BYTES_MAX >> 20)]
     TooLarge,
     #[error("is not AWS's ip-ranges.json: it has no prefixes")]
@@ -159,11 +163,18 @@ impl ServicesFile {
     }
 }
 
+/// Of a regular file only, and no more than is allowed: everything waits meanwhile, and a pipe or a device has no end.
 pub(crate) fn read(path: &Path) -> Result<Services, ServicesError> {
-    if std::fs::metadata(path)?.len() > FILE_BYTES_MAX {
+    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(ServicesError::NoFile);
+    }
+    let mut text = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
         return Err(ServicesError::TooLarge);
     }
-    Services::parse(&std::fs::read(path)?)
+    Services::parse(&text)
 }
 
 #[cfg(test)]
@@ -212,6 +223,13 @@ mod tests {
         }
         std::fs::remove_file(&path).unwrap();
         assert!(file.poll().is_none());
+        // Neither is waited for.
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(file.poll().is_none());
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        assert!(file.poll().is_none());
+        std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, FILE.replace("\"EC2\"", "\"EBS\"")).unwrap();
         assert_eq!(file.poll().unwrap().of([3, 6, 0, 1].into()), Some("EBS"));
     }

@@ -9,7 +9,7 @@ pub(super) fn ddl(objects: &Objects) -> String {
     let Objects { name, format, layout, base, .. } = objects;
     let fields = format.fields();
     let is_text = layout.file_format == FileFormat::PlainText;
-    let glob = quoted(&format!("{base}**/*{}", layout.file_format.suffix()));
+    let glob = quoted(&format!("{}**/*{}", literal(base), layout.file_format.suffix()));
     let is_hive = layout.hive_compatible_partitions;
     let hive = if is_hive { "hive_partitioning = true, hive_types_autocast = false" } else { "filename = true" };
     let source = if is_text {
@@ -36,6 +36,18 @@ pub(super) fn ddl(objects: &Objects) -> String {
          CREATE OR REPLACE VIEW \"{name}\" AS SELECT\n    {}\nFROM {source};\n",
         values.join(",\n    ")
     )
+}
+
+/// Of a pattern: a set of one character is that character.
+fn literal(path: &str) -> String {
+    let mut pattern = String::new();
+    for character in path.chars() {
+        match character {
+            '*' | '?' | '[' => pattern.extend(['[', character, ']']),
+            _ => pattern.push(character),
+        }
+    }
+    pattern
 }
 
 fn partitions(is_hive: bool, by_hour: bool) -> Vec<String> {
