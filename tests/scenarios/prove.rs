@@ -253,7 +253,9 @@ fn a_host_that_is_never_idle() -> Result<()> {
     let egress = wrong.at("a0", "egress")?;
     let range = &egress["found"]["packets"];
     let (min, max) = (range["min"].as_i64().context("min")?, range["max"].as_i64().context("max")?);
-    ensure!(min <= -100_000 && (-100_000..0).contains(&max) && wrong.code == Some(1), "{egress:#}");
+    ensure!((min..=max).contains(&-100_000), "{egress:#}");
+    // On a host that is slow enough more is under way than was taken away.
+    ensure!(wrong.code == Some(i32::from(max < 0)), "{:?}: {egress:#}", wrong.code);
     agent.stop()?;
     Ok(())
 }
