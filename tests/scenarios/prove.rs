@@ -232,7 +232,12 @@ fn a_host_that_is_never_idle() -> Result<()> {
     let (right, wrong) = thread::scope(|scope| -> Result<_> {
         let flood = scope.spawn(|| traffic::udp_until(&pair.a, Pair::A4, 40002, &sink, 64, &stop));
         let proofs = || -> Result<_> {
-            let right = Prove::start(&pair.a, &agent)?.finish()?;
+            let sent =
+                || -> Result<u64> { Ok(pair.a.sh("cat /sys/class/net/a0/statistics/tx_packets")?.trim().parse()?) };
+            let prove = Prove::start(&pair.a, &agent)?;
+            let before = sent()?;
+            wait_for("traffic under the proof", Duration::from_secs(20), || Ok((sent()? > before).then_some(())))?;
+            let right = prove.finish()?;
             let prove = Prove::start(&pair.a, &agent)?;
             let missing = 100_000;
             pair.a.enter(|| {
