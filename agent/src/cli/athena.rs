@@ -210,6 +210,22 @@ TBLPROPERTIES (
     }
 
     #[test]
+    fn what_else_is_in_the_folder_is_said() {
+        let log = |kind| {
+            format!(
+                "[[flow-log]]\nlog-destination-type = \"directory\"\nlog-destination = \"/a [b]*\"\ntraffic-type = \"{kind}\"\n"
+            )
+        };
+        let alone = said(&log("ALL"), None);
+        assert!(
+            alone.contains("folder of its own.\n") && alone.contains("'/a [[]b][*]/AWSLogs/**/*.log.gz'"),
+            "{alone}"
+        );
+        let both = said(&(log("ACCEPT") + &log("REJECT")), None);
+        assert_eq!(both.matches("folder of its own: also there fl-").count(), 2, "{both}");
+    }
+
+    #[test]
     fn what_has_no_table() {
         let refused = |toml: &str, id: Option<&str>| {
             let directory = tempfile::tempdir().unwrap();
