@@ -1,4 +1,4 @@
-//! Turns the kernel's own verdicts on: resolves names through BTF, fills the table of reasons, attaches the two
+//! Turns the kernel's own verdicts on: resolves names through BTF, fills the table of reasons, attaches the
 //! programs; and reads what they counted. On a kernel without drop reasons it says so, and every record is ACCEPT.
 //! Knows nothing of windows: whether a packet was counted as accepted before is handed on with it.
 #![forbid(unsafe_code)]

@@ -59,8 +59,8 @@ fn is_attached(ebpf: &mut Ebpf, pins: &Pins) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// How often the kernel left each of the two that count out because it was already running on that CPU, since they were attached,
-/// by this agent or a former one. What one misses the other counts.
+/// How often the kernel left each of the two that count out because it was already running on that CPU, since they were
+/// attached, by this agent or a former one. What one misses the other counts.
 pub(crate) fn recursion_misses(ebpf: &mut Ebpf, pins: Option<&Pins>) -> Result<[u64; 2], Error> {
     let mut misses = [0; 2];
     for (misses, name) in misses.iter_mut().zip(COUNTING) {
